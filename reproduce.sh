@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Installs what is missing, then reproduces: ./reproduce.sh [smoke|quick|cpu|gpu] [NOTEBOOK …] [-p NAME VALUE …]
+# ./reproduce.sh test runs the tests, ./reproduce.sh lab opens the notebooks.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# An active environment that has clsl is used as it is; otherwise .venv, made from the lock.
+# (-P: the checkout itself, which lies in this folder, does not count.)
+active=${VIRTUAL_ENV:-${CONDA_PREFIX:-}}
+if [ -n "$active" ] && "$active/bin/python" -P -c 'import importlib.metadata as m; m.version("clsl")' 2>/dev/null; then
+    python=$active/bin/python
+else
+    python=.venv/bin/python
+    if ! cmp -s requirements.lock .venv/installed.lock; then
+        base=python3
+        for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
+            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then base=$candidate; break; fi
+        done
+        if command -v uv >/dev/null; then
+            uv=uv
+            [ -x "$python" ] || uv venv --quiet --python '>=3.11' .venv
+        else
+            [ -x "$python" ] || "$base" -m venv .venv
+            "$python" -m pip install --quiet --disable-pip-version-check uv
+            uv=.venv/bin/uv
+        fi
+        # uv takes torch and torchvision from the same index, as the matching pair that the lock names.
+        VIRTUAL_ENV=$PWD/.venv "$uv" pip install --require-hashes -r requirements.lock
+        VIRTUAL_ENV=$PWD/.venv "$uv" pip install --quiet --no-deps --editable .
+        cp requirements.lock .venv/installed.lock
+    fi
+fi
+
+case "${1:-quick}" in
+    test) shift; exec "$python" -m pytest "$@" ;;
+    lab) shift; exec "$python" -m jupyterlab --notebook-dir notebooks "$@" ;;
+    *) exec "$python" -m clsl reproduce "$@" ;;
+esac
