@@ -1,0 +1,45 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from clsl.information import conditional_entropy, entropy, mutual_information
+
+
+def test_known_values():
+    z = np.array([7, 7, -3, -3])
+    t = np.array([0, 1, 0, 1])
+    assert entropy(z) == 1
+    assert entropy(np.arange(8)) == 3
+    assert mutual_information(z, t) == 0
+    assert mutual_information(z, z) == 1
+    assert conditional_entropy(z, given=t) == 1
+    assert conditional_entropy(z, given=z) == 0
+
+
+def test_chain_rule_and_renaming():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        z, t = random.integers(0, random.integers(1, 9), (2, 40))
+        i, h = mutual_information(z, t), conditional_entropy(z, given=t)
+        assert i + h == pytest.approx(entropy(z), abs=1e-12)
+        assert i == pytest.approx(mutual_information(t, z), abs=1e-12)
+        assert i == pytest.approx(mutual_information(1000 - 17 * z, t), abs=1e-12)
+
+
+def test_against_a_joint_table():
+    z, t = np.random.default_rng(1).integers(0, 5, (2, 300))
+    joint = pd.crosstab(z, t).to_numpy() / 300
+    outer = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
+    expected = (joint * np.log2(joint / outer, where=joint > 0, out=np.zeros_like(joint))).sum()
+    assert mutual_information(z, t) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("bad", [[], [0.5, 1.0], [[1, 2]], [True, False], ["a", "b"]])
+def test_refuses_what_are_no_ids(bad):
+    with pytest.raises(ValueError, match="1-D array of integers"):
+        entropy(bad)
+
+
+def test_refuses_different_lengths():
+    with pytest.raises(ValueError, match="2 and 3"):
+        mutual_information([1, 2], [1, 2, 3])
