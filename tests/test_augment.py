@@ -1,0 +1,125 @@
+import pytest
+import torch
+import torchvision.transforms.v2.functional as tv
+
+from clsl import augment
+
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+
+
+def views(images, seed=0):
+    return augment.two_views(images, MEAN, STD, torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def batch(cifar10):
+    return torch.from_numpy(cifar10.images[:100]).permute(0, 3, 1, 2)
+
+
+def test_two_views(batch):
+    v = views(batch)
+    assert v.shape == (200, 3, 32, 32) and v.dtype == torch.float32
+    assert v.is_contiguous(memory_format=torch.channels_last)
+    assert (v == views(batch)).all() and not (v == views(batch, seed=1)).all()
+    pixels = v * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    assert pixels.min() >= -1e-5 and pixels.max() <= 1 + 1e-5
+    assert not torch.isclose(v[:100], v[100:]).flatten(1).all(1).any()  # two views of an image differ
+
+
+def test_every_image_has_parameters_of_its_own(batch):
+    same = batch[:1].expand(64, -1, -1, -1)
+    v = views(same).flatten(1)
+    assert torch.cdist(v, v).fill_diagonal_(1).min() > 0.1
+
+
+def test_the_size_of_a_chunk_changes_nothing(batch, monkeypatch):
+    expected = views(batch)
+    monkeypatch.setattr(augment, "_CHUNK", 7)
+    assert torch.allclose(views(batch), expected, atol=1e-6)
+
+
+def crop(x, top, height, left, width, flip):
+    rows = augment.resampling(top, height, torch.zeros_like(flip), 32)
+    return augment.crop(x, rows, augment.resampling(left, width, flip, 32))
+
+
+def jitter(x, brightness=None, contrast=None, saturation=None, hue=None):
+    one = torch.ones(len(x))
+    factors = (one if factor is None else factor for factor in (brightness, contrast, saturation))
+    x = augment.recolour(x, *augment.colour_map(*factors))
+    return augment.turn_hue(x, torch.zeros(len(x)) if hue is None else hue)
+
+
+def test_the_whole_image_is_left_as_it_is(batch):
+    x = batch / 255
+    zero, full, no = torch.zeros(100), torch.full((100,), 32.0), torch.zeros(100, dtype=torch.bool)
+    assert torch.allclose(crop(x, zero, full, zero, full, no), x, atol=1e-6)
+    assert torch.allclose(crop(x, zero, full, zero, full, ~no), x.flip(3), atol=1e-6)
+    assert torch.allclose(jitter(x), x, atol=1e-5)
+
+
+def test_crop_against_torchvision(batch):
+    """On boxes of whole pixels the same as torchvision's antialiased bilinear resize of the crop."""
+    x = batch[:20] / 255
+    generator = torch.Generator().manual_seed(0)
+    height, width = torch.randint(15, 33, (2, 20), generator=generator)
+    top, left = ((33 - side) * torch.rand(20, generator=generator) for side in (height, width))
+    top, left = top.int(), left.int()
+    flip = torch.arange(20) % 2 == 0
+    ours = crop(x, top, height, left, width, flip)[..., 2:-2, 2:-2]  # within the border, beyond which ours looks
+    for i in range(20):
+        expected = tv.resized_crop(x[i], int(top[i]), int(left[i]), int(height[i]), int(width[i]), [32, 32], antialias=True)
+        expected = expected.flip(2) if flip[i] else expected
+        assert torch.allclose(ours[i], expected[:, 2:-2, 2:-2], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
+def test_jitter_against_torchvision(batch, name):
+    x = batch[:40] / 255
+    factors = torch.linspace(-0.1, 0.1, 40) if name == "hue" else torch.linspace(0.6, 1.4, 40)
+    ours = jitter(x, **{name: factors})
+    function = getattr(tv, f"adjust_{name}")
+    expected = torch.stack([function(image, float(f)) for image, f in zip(x, factors)])
+    assert torch.allclose(ours, expected, atol=2e-3)
+    assert (ours - x).abs().max() > 0.05  # something was done
+
+
+def test_grayscale_is_a_saturation_of_nothing(batch):
+    gray = jitter(batch / 255, saturation=torch.zeros(100), hue=torch.full((100,), 0.05))
+    assert torch.allclose(gray, tv.rgb_to_grayscale(batch / 255, 3), atol=1e-3)
+
+
+def test_laws_of_the_parameters():
+    n = 200_000
+    top, height, left, width, flip, *factors, hue = augment._draw(n, 32, torch.Generator().manual_seed(0))
+    assert flip.float().mean() == pytest.approx(0.5, abs=0.01)
+    gray = factors[2] == 0
+    assert gray.float().mean() == pytest.approx(0.2, abs=0.01)
+    for factor in (*factors[:2], factors[2][~gray]):
+        assert 0.6 <= factor.min() < 0.61 and 1.39 < factor.max() <= 1.4
+        assert (factor == 1).float().mean() == pytest.approx(0.2, abs=0.01)
+    assert hue.abs().max() <= 0.1 and (hue == 0).float().mean() == pytest.approx(0.2, abs=0.01)
+    assert (top >= 0).all() and (top + height <= 32 + 1e-4).all() and (left >= 0).all() and (left + width <= 32 + 1e-4).all()
+    area, ratio = height * width / 32**2, width / height
+    assert 0.4 - 1e-4 <= area.min() and area.max() <= 1
+    assert 0.75 - 1e-4 <= ratio.min() and ratio.max() <= 4 / 3 + 1e-4
+
+
+def test_boxes_follow_torchvisions_law():
+    """The mean area and its spread of torchvision's own draws (it rejects boxes that do not fit)."""
+    from torchvision.transforms import RandomResizedCrop
+
+    torch.manual_seed(0)
+    image = torch.zeros(3, 320, 320)  # large, so that its rounding to whole pixels matters little
+    boxes = [RandomResizedCrop.get_params(image, [0.4, 1.0], [3 / 4, 4 / 3]) for _ in range(8000)]
+    theirs = torch.tensor([h * w / 320**2 for _, _, h, w in boxes])
+    height, width = augment._boxes(100_000, 32, torch.Generator().manual_seed(0))
+    ours = height * width / 32**2
+    assert ours.mean() == pytest.approx(theirs.mean().item(), abs=0.006)
+    assert ours.std() == pytest.approx(theirs.std().item(), abs=0.006)
+
+
+def test_evaluation_view(batch):
+    v = augment.evaluation_view(batch, MEAN, STD)
+    expected = (batch / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    assert torch.allclose(v, expected) and v.is_contiguous(memory_format=torch.channels_last)
