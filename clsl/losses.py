@@ -1,0 +1,111 @@
+"""Stage 2: Cl-InfoNCE, the loss of paper A, as its authors train with it."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch.autograd.function import once_differentiable
+
+
+def cl_infonce(
+    u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, temperature: float = 0.1, base_temperature: float | None = None
+) -> torch.Tensor:
+    """Clustering InfoNCE: pulls together the views of one cluster and pushes the rest apart; a scalar in nats.
+
+    With p the 2N normalised projections and P(i) all other views of i's cluster, its own second view among them:
+
+        L = -mean_i 1/|P(i)| Σ_{j∈P(i)} log( exp(p_i·p_j/τ) / Σ_{a≠i} exp(p_i·p_a/τ) )
+
+    (the authors' code for paper A; README.md says how this is known). Since p_i·p_i = 1, all pairs of a cluster c of n_c
+    views, with the sum S_c of their projections, have a cosine of |S_c|² - n_c together. So no N×N mask of positives is
+    needed, and only the denominator is quadratic:
+
+        L = mean_i logsumexp_{a≠i}(p_i·p_a/τ) - 1/2N Σ_c (|S_c|² - n_c) / (τ (n_c - 1))
+
+    Args:
+        u, v: [N, D] projections of the two views, of any length (normalised inside), in any floating type: the loss is
+            computed in float32, or float64 for float64.
+        z: [N] integer cluster ids. The image's own index gives SimCLR's NT-Xent, the label the supervised contrastive loss.
+        temperature: τ.
+        base_temperature: multiplies the loss by τ / base_temperature, for runs that must match the authors' learning
+            rates (they leave 0.07); None for the plain loss.
+
+    Raises:
+        ValueError: for shapes or types other than these, a temperature that is not positive, or projections that are
+            not finite (on a GPU not looked for, since looking would stall it: the loss is then NaN).
+    """
+    _check(u, v, z, temperature)
+    with torch.autocast(u.device.type, enabled=False):
+        p = torch.cat([u, v])
+        p = F.normalize(p.to(torch.promote_types(p.dtype, torch.float32)), dim=1)
+        loss = _LogSumExpOfOthers.apply(p, temperature).mean() - _cosine_of_positives(p, z) / temperature
+    if not (loss.is_cuda or loss.isfinite()):
+        raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
+    return loss if base_temperature is None else loss * (temperature / base_temperature)
+
+
+def _cosine_of_positives(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """mean_i 1/|P(i)| Σ_{j∈P(i)} p_i·p_j of the views p [2N, D] of images in clusters z [N]."""
+    cluster = _from_zero(z).repeat(2)
+    sums = torch.zeros_like(p).index_add(0, cluster, p)
+    counts = torch.zeros_like(p[:, 0]).index_add_(0, cluster, torch.ones_like(p[:, 0]))
+    squares = torch.zeros_like(p[:, 0]).index_add(0, cluster, p.square().sum(1))  # n_c, but for a projection of 0
+    return ((sums.square().sum(1) - squares) / (counts - 1)).sum() / len(p)  # 0 / -1 where a sum is of no cluster
+
+
+def _from_zero(z: torch.Tensor) -> torch.Tensor:
+    """Any ids → ids from 0, without asking a GPU how many there are."""
+    ordered, order = z.sort()
+    steps = torch.zeros_like(z, dtype=torch.int64)
+    steps[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    return torch.empty_like(steps).scatter_(0, order, steps)
+
+
+class _LogSumExpOfOthers(torch.autograd.Function):
+    """logsumexp_{a≠i}(p_i·p_a/τ) of each row [M], some rows at a time.
+
+    One number a row is kept for backward, which computes the similarities again; autograd would keep all M×M.
+    Since p_i·p_j = p_j·p_i, a row's gradient also has the terms in which it was another row's denominator, so that one
+    pass over the tiles, with one product each, is enough.
+    """
+
+    @staticmethod
+    def forward(ctx, p: torch.Tensor, temperature: float) -> torch.Tensor:
+        out = p.new_empty(len(p))
+        for rows, s in _similarities(p, temperature):
+            largest = s.amax(1)
+            out[rows] = s.sub_(largest[:, None]).exp_().sum(1).log_().add_(largest)
+        ctx.save_for_backward(p, out)
+        ctx.temperature = temperature
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        p, out = ctx.saved_tensors
+        grad_p = torch.empty_like(p)
+        with torch.autocast(p.device.type, enabled=False):
+            for rows, s in _similarities(p, ctx.temperature):
+                weight = (s - out[rows, None]).exp_().mul_(grad[rows, None])
+                weight.addcmul_(s.sub_(out).exp_(), grad.expand_as(s))
+                torch.mm(weight, p, out=grad_p[rows])
+        return grad_p.div_(ctx.temperature), None
+
+
+def _similarities(p: torch.Tensor, temperature: float) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Tiles p_i·p_a/τ of some rows i against all a, with -∞ where a = i."""
+    height = max(1, (2**26 if p.is_cuda else 2**20) // len(p))  # as large as is fast
+    for start in range(0, len(p), height):
+        rows = slice(start, start + height)
+        s = torch.mm(p[rows], p.T).div_(temperature)
+        s.diagonal(start).fill_(-torch.inf)
+        yield rows, s
+
+
+def _check(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, temperature: float) -> None:
+    if u.ndim != 2 or u.shape != v.shape or len(u) == 0 or not u.is_floating_point():
+        raise ValueError(f"u and v must be floating tensors [N, D] of one shape, got {tuple(u.shape)} and {tuple(v.shape)}")
+    if z.shape != u.shape[:1] or z.is_floating_point() or z.is_complex() or z.dtype == torch.bool:
+        raise ValueError(f"z must hold {len(u)} integer cluster ids, got {z.dtype} of shape {tuple(z.shape)}")
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, got {temperature}")
