@@ -1,0 +1,202 @@
+"""A configuration's directory: its result, history and encoder. Nothing is trained twice, and every number starts here."""
+
+import ast
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import nn
+from tqdm import tqdm
+
+from . import clusters, data, encoders, evaluate, information, train
+from .train import Pretraining
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figures/, runs/
+
+# What can change a number, in the order of the method. Comments and docstrings do not count.
+SOURCES = "information downloads wordnet data clusters augment encoders losses methods train evaluate".split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its configuration and what lies in its directory."""
+
+    config: Pretraining
+    folder: Path
+
+    @property
+    def result(self) -> dict:
+        """top1 and knn in percent; h_z, i_zt, h_z_given_t in bits; num_clusters; seconds of training; provenance."""
+        return json.loads((self.folder / "result.json").read_text())
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch: epoch, loss, lr, seconds."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    def encoder(self) -> nn.Module:
+        """The trained encoder, in evaluation mode, on the CPU."""
+        encoder = encoders.build(self.config.encoder)
+        encoder.load_state_dict(load_file(self.folder / "encoder.safetensors"))
+        return encoder.eval()
+
+
+def get(config: Pretraining) -> Run:
+    """The run of a configuration: from its directory, else trained and evaluated now. See `get_all`."""
+    return get_all([config])[0]
+
+
+def get_all(configs: Sequence[Pretraining]) -> list[Run]:
+    """The runs of some configurations, in their order; those that are missing are trained behind one progress line.
+
+    An interrupted training goes on from its last epoch; two processes that ask for the same run train it once.
+    Every configuration's data and clusters are looked at before the first is trained. Raises what
+    data.load, clusters.make and train.fit raise.
+    """
+    missing = [config for config in configs if not (_folder(config) / "result.json").exists()]
+    for config in missing:
+        _prepare(config)
+    epochs = sum(config.epochs for config in missing)
+    with _progress_file() as file, tqdm(total=epochs, file=file, bar_format="{desc} · {remaining} left") as bar:
+        for i, config in enumerate(configs, 1):
+            if config in missing:
+                _train(config, bar, f"run {i} of {len(configs)}, {config.method} on {config.clusters}")
+    return [Run(config, _folder(config)) for config in configs]
+
+
+def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
+    """The tidy table of some runs, one row a run; accuracy in percent, information in bits, time in seconds."""
+    rows = []
+    for run in runs:
+        config, result = run.config, run.result
+        row = {"experiment": experiment, "dataset": config.dataset, "encoder": config.encoder, "method": config.method}
+        row |= {"clusters": config.clusters, "num_clusters": result["num_clusters"], "seed": config.seed}
+        row |= {"epochs": config.epochs}
+        row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "top1", "knn", "seconds")}
+        rows.append(row | {"config": run.folder.name, "probe": config.probe})
+    return pd.DataFrame(rows)
+
+
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard error over seeds of a tidy table: one row a method and clusters, in the table's order."""
+    keys = ["experiment", "method", "clusters", "num_clusters", "epochs", "probe"]
+    groups = results.groupby(keys, sort=False)
+    out = groups[["i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
+    out.insert(3, "top1_se", groups["top1"].sem())
+    out.insert(5, "knn_se", groups["knn"].sem())
+    out.insert(0, "seeds", groups.size())
+    return out.reset_index()
+
+
+@functools.cache
+def source_digest() -> str:
+    """A hash of the code that can change a number (SOURCES), its comments and docstrings left out."""
+    text = "".join(_code(Path(__file__).with_name(f"{name}.py").read_text()) for name in SOURCES)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _code(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def _folder(config: Pretraining) -> Path:
+    key = json.dumps(dataclasses.asdict(config), sort_keys=True) + source_digest()
+    name = f"{config.method}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+    return Path(os.environ.get("CLSL_RUNS") or ROOT / "runs") / name
+
+
+def _train(config: Pretraining, bar: tqdm, title: str) -> None:
+    """Train and evaluate into a temporary folder, which is renamed when it is complete."""
+    folder, before = _folder(config), bar.n
+
+    def on_epoch(done: int) -> None:
+        bar.n = before + done
+        bar.set_description_str(f"{title}, epoch {done} of {config.epochs}")
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")):
+        if not (folder / "result.json").exists():  # or another process trained it while we waited
+            unfinished = folder.with_name(folder.name + ".unfinished")
+            unfinished.mkdir(exist_ok=True)
+            _fill(unfinished, config, on_epoch)
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+    on_epoch(config.epochs)
+
+
+def _fill(folder: Path, config: Pretraining, on_epoch: Callable[[int], None]) -> None:
+    images, test, z = _prepare(config)
+    checkpoint = folder / "checkpoint.pt"
+    encoder, history = train.fit(config, images, z, checkpoint, on_epoch)
+    scores = evaluate.evaluate(encoder, images, test, config.probe, config.seed)
+    history = pd.DataFrame(history)
+    result = _statistics(z, images.labels) | scores | {"seconds": history["seconds"].sum(), "provenance": provenance()}
+    history.to_csv(folder / "history.csv", index=False)
+    save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors")
+    (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    checkpoint.unlink()
+
+
+def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, torch.Tensor]:
+    """Training images, test images and the cluster of each training image."""
+    images = _images(config.dataset, "train", config.train_size)
+    if config.batch_size > len(images):
+        raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
+    return images, _images(config.dataset, "test", config.test_size), clusters.make(config.clusters, images)
+
+
+_images = functools.lru_cache(maxsize=4)(data.load)
+
+
+def _statistics(z: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
+    z, t = z.numpy(), t.numpy()
+    return {
+        "num_clusters": len(set(z.tolist())),
+        "h_z": information.entropy(z),
+        "i_zt": information.mutual_information(z, t),
+        "h_z_given_t": information.conditional_entropy(z, given=t),
+    }
+
+
+def provenance() -> dict[str, str | int]:
+    """What made a number: hardware, threads and versions."""
+    where = train.device()
+    return {
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else _processor(),
+        "threads": torch.get_num_threads(),
+        "bfloat16": train.autocast(where)._enabled,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "source": source_digest(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _progress_file():
+    """Where the progress line goes: to the file that `reproduce` watches, else under the notebook's cell."""
+    path = os.environ.get("CLSL_PROGRESS")
+    return open(path, "a") if path else contextlib.nullcontext(sys.stdout)

@@ -1,0 +1,132 @@
+import json
+import multiprocessing
+import re
+
+import pandas as pd
+import pytest
+import torch
+
+from clsl import evaluate, runs, train
+from clsl.train import Pretraining
+
+SHORT = dict(epochs=2, batch_size=32)
+
+
+def count_trainings(monkeypatch):
+    trained, fit = [], train.fit
+    monkeypatch.setattr(train, "fit", lambda config, *rest: trained.append(config) or fit(config, *rest))
+    return trained
+
+
+def test_nothing_is_trained_twice(on_noise, monkeypatch):
+    trained = count_trainings(monkeypatch)
+    config = Pretraining(**SHORT)
+    first = runs.get(config)
+    second = runs.get_all([config, Pretraining(seed=1, **SHORT), config])
+    assert [c.seed for c in trained] == [0, 1]
+    assert second[0] == first == second[2] and second[1].folder != first.folder
+
+
+def test_what_lies_in_a_run(on_noise, noise):
+    run = runs.get(Pretraining(method="supcon", **SHORT))
+    assert sorted(p.name for p in run.folder.iterdir()) == ["config.json", "encoder.safetensors", "history.csv", "result.json"]
+    assert json.loads((run.folder / "config.json").read_text())["clusters"] == "labels"
+    assert run.history["epoch"].tolist() == [1, 2]
+    assert run.result["num_clusters"] == 4 and run.result["h_z_given_t"] == pytest.approx(0, abs=1e-12)
+    scores = evaluate.evaluate(run.encoder(), noise, noise, "lbfgs", 0)
+    assert scores["top1"] == run.result["top1"] and scores["knn"] == run.result["knn"]
+
+
+def test_an_interrupted_run_goes_on(on_noise, monkeypatch):
+    config = Pretraining(epochs=4, batch_size=32)
+    expected = runs.get(config).history["loss"].tolist()
+    for path in runs.get(config).folder.iterdir():
+        path.unlink()
+    epoch, calls = train._epoch, []
+
+    def interrupted(*arguments, **more):
+        calls.append(more["epoch"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return epoch(*arguments, **more)
+
+    monkeypatch.setattr(train, "_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.get(config)
+    assert runs.get(config).history["loss"].tolist() == expected
+    assert calls == [0, 1, 2, 2, 3]
+
+
+def _ask(queue):
+    trained, fit = [], train.fit
+    train.fit = lambda config, *rest: trained.append(1) or fit(config, *rest)
+    run = runs.get(Pretraining(train_size=200, test_size=100, epochs=3, batch_size=50))
+    queue.put((len(trained), run.result["top1"]))
+
+
+def test_two_processes_train_once():
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    processes = [context.Process(target=_ask, args=(queue,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    answers = [queue.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(trained for trained, _ in answers) == [0, 1]
+    assert answers[0][1] == answers[1][1]
+
+
+def test_everything_is_checked_before_anything_is_trained(monkeypatch):
+    trained = count_trainings(monkeypatch)
+    good = Pretraining(train_size=100, test_size=50, epochs=1, batch_size=20)
+    bad = Pretraining(method="cl_infonce", clusters="wordnet:level=40", train_size=100, test_size=50, epochs=1, batch_size=20)
+    with pytest.raises(ValueError, match="level 40 is out of range"):
+        runs.get_all([good, bad])
+    assert not trained
+
+
+def test_the_name_of_a_run_is_its_configuration_and_its_code(monkeypatch):
+    name = runs._folder(Pretraining()).name
+    assert re.fullmatch(r"simclr-[0-9a-f]{12}", name)
+    assert name != runs._folder(Pretraining(lr=0.1)).name
+    monkeypatch.setattr(runs, "source_digest", lambda: "another")
+    assert name != runs._folder(Pretraining()).name
+
+
+def test_comments_and_docstrings_do_not_count():
+    code = 'def f(x):\n    """Says."""\n    # why\n    return x + 1\n'
+    assert runs._code(code) == runs._code("def f(x):\n    return x + 1\n")
+    assert runs._code(code) != runs._code("def f(x):\n    return x + 2\n")
+    assert "information" in runs.SOURCES and "evaluate" in runs.SOURCES
+    for name in runs.SOURCES:
+        assert (runs.ROOT / "clsl" / f"{name}.py").exists()
+
+
+def test_table_and_summary(on_noise):
+    table = runs.table(runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)]), "an_experiment")
+    first = "experiment dataset encoder method clusters num_clusters seed epochs h_z i_zt h_z_given_t top1 knn seconds config"
+    assert list(table)[:15] == first.split()
+    summary = runs.summary(table)
+    assert len(summary) == 1 and summary["seeds"].item() == 2
+    assert summary["top1"].item() == pytest.approx(table["top1"].mean())
+    assert summary["top1_se"].item() == pytest.approx(table["top1"].std() / 2**0.5)
+
+
+def test_a_checkpoint_with_code_in_it_is_refused(on_noise, noise, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return print, ("code was run",)
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    torch.save({"method": Evil()}, checkpoint)
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        train.fit(Pretraining(**SHORT), noise, torch.arange(96), checkpoint)
+
+
+def test_progress_goes_to_the_file_that_reproduce_watches(on_noise, monkeypatch, tmp_path):
+    monkeypatch.setenv("CLSL_PROGRESS", str(tmp_path / "progress"))
+    runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)])
+    lines = pd.Series((tmp_path / "progress").read_text().split("\r"))
+    assert lines.str.contains("run 2 of 2, simclr on instances, epoch 2 of 2").any()
+    assert lines.str.contains("left").any()

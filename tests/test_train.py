@@ -1,0 +1,132 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from clsl import clusters, evaluate, methods, runs, train
+from clsl.train import Pretraining
+
+SHORT = dict(epochs=3, batch_size=32, lr=0.05)
+
+
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_trains(method, noise, tmp_path):
+    config = Pretraining(method=method, clusters=None if methods.METHODS[method][1] else "labels", **SHORT)
+    encoder, history = train.fit(config, noise, clusters.make(config.clusters, noise), tmp_path / "checkpoint.pt")
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert all(row["loss"] > 0 for row in history)
+    assert evaluate.features(encoder, noise).shape == (96, encoder.dim)
+
+
+def test_learning_real_images(cifar10, tmp_path):
+    config = Pretraining(method="supcon", epochs=6, batch_size=64)
+    _, history = train.fit(config, cifar10, clusters.make("labels", cifar10), tmp_path / "checkpoint.pt")
+    assert history[-1]["loss"] < history[0]["loss"] - 0.05
+
+
+def test_simclr_is_cl_infonce_on_instances_and_supcon_on_labels(noise, tmp_path):
+    for method, spec in ("simclr", "instances"), ("supcon", "labels"):
+        z = clusters.make(spec, noise)
+        short = train.fit(Pretraining(method=method, **SHORT), noise, z, tmp_path / f"{method}.pt")[1]
+        same = train.fit(Pretraining(method="cl_infonce", clusters=spec, **SHORT), noise, z, tmp_path / f"{spec}.pt")[1]
+        assert [row["loss"] for row in short] == [row["loss"] for row in same]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_killed_and_resumed_is_never_killed(epoch, noise, tmp_path):
+    """Bit for bit, wherever it is killed."""
+    config = Pretraining(method="cl_infonce", clusters="labels", epochs=5, batch_size=32, seed=3)
+    z = clusters.make("labels", noise)
+
+    def kill(done):
+        if done == epoch:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train.fit(config, noise, z, tmp_path / "killed.pt", kill)
+    seen = []
+    resumed, history = train.fit(config, noise, z, tmp_path / "killed.pt", seen.append)
+    whole, expected = train.fit(config, noise, z, tmp_path / "whole.pt")
+    assert seen == list(range(epoch + 1, 6))
+    assert [row["loss"] for row in history] == [row["loss"] for row in expected]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value)
+
+
+def test_a_checkpoint_half_written_is_not_used(noise, tmp_path, monkeypatch):
+    config = Pretraining(**SHORT)
+    z = clusters.make("instances", noise)
+    expected = train.fit(config, noise, z, tmp_path / "whole.pt")[1]
+    save = torch.save
+
+    def cut(state, path):
+        save(state, path)
+        if len(state["history"]) == 2:
+            with open(path, "r+b") as file:
+                file.truncate(100)
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", cut)
+    with pytest.raises(OSError):
+        train.fit(config, noise, z, tmp_path / "full.pt")
+    monkeypatch.setattr(torch, "save", save)
+    history = train.fit(config, noise, z, tmp_path / "full.pt")[1]
+    assert [row["loss"] for row in history] == [row["loss"] for row in expected]
+
+
+def test_the_same_numbers_under_any_hash_seed(tmp_path):
+    code = (
+        "from clsl import runs; from clsl.train import Pretraining\n"
+        "run = runs.get(Pretraining(method='cl_infonce', clusters='wordnet:level=9', train_size=200, test_size=100, epochs=2,"
+        " batch_size=50))\n"
+        "print(run.folder.name, run.history['loss'].tolist(), run.result['top1'], run.result['knn'], run.result['i_zt'])"
+    )
+    out = set()
+    for seed in "0", "1":
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "CLSL_RUNS": str(tmp_path / seed)}
+        out.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout)
+    assert len(out) == 1 and "cl_infonce-" in out.pop()
+
+
+def test_learning_rate():
+    config = Pretraining(lr=0.2, warmup=0.25)
+    assert train.learning_rate(config, 0) == pytest.approx(1e-5)
+    assert train.learning_rate(config, 0.25) == pytest.approx(0.2)
+    assert train.learning_rate(config, 0.625) == pytest.approx(0.2 * (1e-3 + 1) / 2)
+    assert train.learning_rate(config, 1) == pytest.approx(0.2e-3)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(method="simclear"), "unknown method 'simclear': choose from simclr"),
+        (dict(encoder="resnet"), "unknown encoder 'resnet': choose from tiny"),
+        (dict(method="cl_infonce"), "needs clusters"),
+        (dict(method="simclr", clusters="labels"), "has clusters of its own"),
+        (dict(batch_size=1), "batch_size must be at least 2"),
+        (dict(epochs=0), "epochs must be positive"),
+        (dict(lr=-1.0), "lr must be positive"),
+        (dict(temperature=0.0), "temperature must be positive"),
+        (dict(probe="svm"), "unknown probe 'svm'"),
+    ],
+)
+def test_wrong_configurations(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Pretraining(**fields)
+
+
+def test_a_batch_larger_than_the_data(on_noise):
+    with pytest.raises(ValueError, match="batch_size 97 is more than the 96 images"):
+        runs.get(Pretraining(batch_size=97))
+
+
+def test_a_training_that_diverges_says_so(noise, tmp_path):
+    config = Pretraining(method="cross_entropy", clusters="labels", epochs=3, batch_size=32, lr=1e30)
+    with pytest.raises(ValueError, match="the loss is (nan|inf) in epoch .* lower lr"):
+        train.fit(config, noise, noise.labels, tmp_path / "checkpoint.pt")
