@@ -1,0 +1,69 @@
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import yaml
+
+from . import data, downloads, reproduce, runs
+from .train import Pretraining
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m clsl", description="The companion to the Cl-InfoNCE papers.")
+    commands = parser.add_subparsers(required=True)
+
+    command = commands.add_parser("reproduce", help="run the notebooks at a profile")
+    command.add_argument("profile", nargs="?", default="quick", help=", ".join(reproduce.profiles()))
+    command.add_argument("notebooks", nargs="*", help="only those whose names begin so, for example 03")
+    command.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
+    command.set_defaults(run=lambda a: reproduce.reproduce(a.profile, a.notebooks, dict(a.p)))
+
+    command = commands.add_parser("data", help="fetch a data set and say what is there")
+    command.add_argument("name", help=", ".join(data.DATASETS))
+    command.set_defaults(run=lambda a: _describe(a.name))
+
+    command = commands.add_parser("train", help="train and evaluate one configuration")
+    command.add_argument("config", type=Path, help="a YAML or JSON file of the fields of train.Pretraining")
+    command.set_defaults(run=lambda a: _train(a.config))
+
+    arguments = parser.parse_args()
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"clsl: {error}")
+    except KeyboardInterrupt:
+        sys.exit("clsl: interrupted; run the same command again to go on from here")
+
+
+def _describe(name: str) -> None:
+    for split in ("train", "test"):
+        images = data.load(name, split)
+        shape = "×".join(str(n) for n in images.images.shape)
+        known = [field for field in ("synsets", "attributes", "tags") if getattr(images, field) is not None]
+        print(f"{name} {split}: {shape} uint8; also known: {', '.join(known) or 'nothing'}")
+        counts = collections.Counter(images.labels.tolist())
+        print("  " + ", ".join(f"{class_name} {counts[i]}" for i, class_name in enumerate(images.class_names)))
+    print(f"in {downloads.folder() / name}")
+
+
+def _train(path: Path) -> None:
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
+    names = [field.name for field in dataclasses.fields(Pretraining)]
+    if not isinstance(fields, dict) or set(fields) - set(names):
+        unknown = ", ".join(sorted(set(fields) - set(names))) if isinstance(fields, dict) else type(fields).__name__
+        raise ValueError(f"{path} has unknown fields ({unknown}): choose from {', '.join(names)}")
+    run = runs.get(Pretraining(**fields))
+    print(json.dumps(run.result, indent=1))
+    print(f"in {run.folder}")
+
+
+if __name__ == "__main__":
+    main()

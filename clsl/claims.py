@@ -1,0 +1,48 @@
+"""A claim of a paper, the measured numbers, a verdict."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+# In our words, after the abstracts of the papers (A: arXiv 2202.06670, A0: arXiv 2106.02869, its first version).
+CLAIMS = {
+    "A1": "auxiliary information brings representations closer to supervised ones (A, A0)",
+    "A2": "Cl-InfoNCE is best in most cases among methods with the same information (A; cross-entropy: A0)",
+    "A4": "the larger I(Z;T) and the smaller H(Z|T), the better the representation (A0)",
+}
+
+
+def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], b: Mapping[int, float]) -> dict:
+    """A verdict on "a is more than b", from numbers by seed; the row of claims.csv.
+
+    Over the differences within a seed: holds if their mean is above two standard errors, contradicted if below minus
+    two, else, as with a single seed, inconclusive. Raises ValueError where a and b have different seeds, or an unknown
+    claim.
+    """
+    if claim not in CLAIMS:
+        raise ValueError(f"unknown claim {claim!r}: choose from {', '.join(CLAIMS)}")
+    if set(a) != set(b) or not a:
+        raise ValueError(f"{comparison!r} compares seeds {sorted(a)} with seeds {sorted(b)}: they must be the same")
+    a, b = pd.Series(a, dtype=float).sort_index(), pd.Series(b, dtype=float).sort_index()
+    difference, error = (a - b).mean(), (a - b).sem()
+    verdict = "inconclusive"
+    if difference > 2 * error:
+        verdict = "holds"
+    if difference < -2 * error:
+        verdict = "contradicted"
+    row = {"claim": claim, "comparison": comparison, "n": len(a), "mean_a": a.mean(), "mean_b": b.mean()}
+    return row | {"difference": difference, "standard_error": error, "verdict": verdict, "experiment": experiment}
+
+
+def by_seed(results: pd.DataFrame, method: str, clusters: str | None = None, column: str = "top1") -> dict[int, float]:
+    """{seed: number} of one method of a tidy table, on some clusters where the method is run on several."""
+    rows = results[results["method"] == method]
+    rows = rows if clusters is None else rows[rows["clusters"] == clusters]
+    return dict(zip(rows["seed"].tolist(), rows[column].tolist()))
+
+
+def counted(rows: pd.DataFrame) -> pd.Series:
+    """For each claim, its verdicts and how often each was reached: "holds 3, inconclusive 1"."""
+    order = ["holds", "contradicted", "inconclusive"]
+    counts = rows.groupby("claim")["verdict"].value_counts().unstack(fill_value=0).reindex(columns=order, fill_value=0)
+    return counts.apply(lambda row: ", ".join(f"{verdict} {n}" for verdict, n in row.items() if n), axis=1)

@@ -1,0 +1,67 @@
+"""One plotting style; figures and tables are saved to figures/<profile>/."""
+
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+from filelock import FileLock
+from matplotlib.figure import Figure
+
+from . import runs
+
+# Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
+COLOURS = {
+    "simclr": "#7f7f7f",
+    "cl_infonce": "#0072b2",
+    "cross_entropy": "#d55e00",
+    "supcon": "#000000",
+}
+MARKERS = {"simclr": "s", "cl_infonce": "o", "cross_entropy": "^", "supcon": "D"}
+NAMES = {"simclr": "SimCLR", "cl_infonce": "Cl-InfoNCE", "cross_entropy": "cross-entropy", "supcon": "supervised contrastive"}
+
+
+def style() -> None:
+    """The look of every figure: small, plain, legible in print and on a screen."""
+    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
+    plt.rcParams.update(
+        {
+            "figure.figsize": (6, 3.7),
+            "figure.constrained_layout.use": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "legend.frameon": False,
+            "savefig.dpi": 160,
+            "svg.hashsalt": "clsl",  # the same figure gives the same file
+        }
+    )
+
+
+def folder(profile: str) -> Path:
+    """figures/<profile>, made if need be ($CLSL_FIGURES stands for figures/)."""
+    path = Path(os.environ.get("CLSL_FIGURES") or runs.ROOT / "figures") / profile
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
+    """Save a figure as <experiment>_<name>.svg and .png; each file's metadata tell what made it."""
+    made_by = f"clsl notebook {experiment}, profile {profile}, source {runs.source_digest()}"
+    path = folder(profile) / f"{experiment}_{name}"
+    figure.savefig(path.with_suffix(".svg"), metadata={"Description": made_by, "Date": None})
+    figure.savefig(path.with_suffix(".png"), metadata={"Description": made_by})
+
+
+def record(rows: pd.DataFrame, file: str, profile: str, experiment: str) -> pd.DataFrame:
+    """Put an experiment's rows into figures/<profile>/<file>.csv in place of its earlier ones; the whole table."""
+    path = folder(profile) / f"{file}.csv"
+    with FileLock(path.with_suffix(".lock")):
+        if path.exists():
+            others = pd.read_csv(path)
+            rows = pd.concat([others[others["experiment"] != experiment], rows])
+        rows = rows.sort_values("experiment", kind="stable").reset_index(drop=True)
+        unfinished = path.with_suffix(".unfinished")
+        rows.to_csv(unfinished, index=False, float_format="%.6g")
+        unfinished.replace(path)
+    return rows

@@ -1,0 +1,208 @@
+"""The notebooks in order, at a profile, through papermill; then the table, the verdicts and where everything lies."""
+
+import ast
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import papermill
+import yaml
+
+from . import claims, data, figures, runs
+
+NOTEBOOKS = runs.ROOT / "notebooks"
+
+
+def reproduce(profile: str, notebooks: Sequence[str] = (), overrides: Mapping[str, str] | None = None) -> None:
+    """Run the notebooks (all, or those whose names begin as given) at a profile and print what came out.
+
+    overrides: parameter → value as text, stronger than the profile. Raises ValueError, before anything runs, for an
+    unknown profile, notebook or parameter or a value of another type than the parameter's default, and RuntimeError
+    where a cell fails, with its error and the path of the executed notebook.
+    """
+    overrides = {name: yaml.safe_load(text) for name, text in (overrides or {}).items()}
+    values = _profile(profile)
+    parameters = _parameters(_chosen(notebooks), profile, values, overrides)
+    start = time.time()
+    for name in {given["dataset"] for given in parameters.values() if "dataset" in given}:
+        for split in ("train", "test"):
+            data.load(name, split)  # here, where its progress bar shows
+    for i, (notebook, chosen) in enumerate(parameters.items(), 1):
+        _execute(notebook, chosen, profile, f"[{i}/{len(parameters)}] {notebook.stem}")
+    _record_provenance(profile, notebooks, overrides, time.time() - start)
+    print(closing(profile))
+
+
+def profiles() -> list[str]:
+    """The names of the profiles, from the quickest."""
+    found = [path.stem for path in (NOTEBOOKS / "profiles").glob("*.yml")]
+    order = ["smoke", "quick", "cpu", "gpu", "paper"]
+    return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def closing(profile: str) -> str:
+    """The results, the verdicts and where the figures and executed notebooks lie, as Markdown."""
+    folder = figures.folder(profile)
+    parts = []
+    if (folder / "results.csv").exists():
+        parts += [results_table(pd.read_csv(folder / "results.csv"))]
+    if (folder / "claims.csv").exists():
+        parts += [verdicts_table(pd.read_csv(folder / "claims.csv"))]
+    return "\n\n".join([*parts, f"Figures, tables and executed notebooks: {_shown(folder)}"])
+
+
+def results_table(results: pd.DataFrame) -> str:
+    """Means ± standard errors over seeds of a tidy table, as Markdown."""
+    lines = ["| experiment | method | clusters Z | I(Z;T) bits | H(Z\\|T) bits | top1 % | k-NN % |", "|---|---|---|--:|--:|--:|--:|"]
+    for row in runs.summary(results).itertuples():
+        method = figures.NAMES.get(row.method, row.method)
+        z = f"{row.clusters} ({row.num_clusters})"
+        scores = f"{_with_error(row.top1, row.top1_se)} | {_with_error(row.knn, row.knn_se)}"
+        lines.append(f"| {row.experiment} | {method} | {z} | {row.i_zt:.2f} | {row.h_z_given_t:.2f} | {scores} |")
+    return "\n".join(lines)
+
+
+def verdicts_table(rows: pd.DataFrame) -> str:
+    """Every comparison made for a claim and its verdict, as Markdown."""
+    lines = ["| claim | is the first more? | n | first | second | difference | verdict |", "|---|---|--:|--:|--:|--:|---|"]
+    for row in rows.sort_values("claim", kind="stable").itertuples():
+        difference = _with_error(row.difference, row.standard_error, sign="+")
+        numbers = f"{row.n} | {row.mean_a:.2f} | {row.mean_b:.2f} | {difference}"
+        comparison = row.comparison.replace("|", "\\|")
+        lines.append(f"| {row.claim} | {comparison} | {numbers} | {row.verdict} |")
+    lines += ["", *(f"{claim}: {claims.CLAIMS[claim]} — {counts}" for claim, counts in claims.counted(rows).items())]
+    return "\n".join(lines)
+
+
+def _with_error(mean: float, error: float, sign: str = "") -> str:
+    return f"{mean:{sign}.1f}" if pd.isna(error) else f"{mean:{sign}.1f} ± {error:.1f}"
+
+
+def _profile(name: str) -> dict[str, Any]:
+    path = NOTEBOOKS / "profiles" / f"{name}.yml"
+    if not path.exists():
+        raise ValueError(f"unknown profile {name!r}: choose from {', '.join(profiles())}")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"profile {name} is not a list of NAME: VALUE lines in YAML: compare {NOTEBOOKS / 'profiles'}")
+    return values
+
+
+def _chosen(names: Sequence[str]) -> list[Path]:
+    """The notebooks whose names begin as given, in order; all of them if nothing is given."""
+    everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    for name in names:
+        if not any(path.name.startswith(name) for path in everything):
+            raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(path.stem for path in everything)}")
+    return [path for path in everything if not names or path.name.startswith(tuple(names))]
+
+
+def _parameters(notebooks, profile: str, values: Mapping, overrides: Mapping) -> dict[Path, dict[str, Any]]:
+    """For each notebook the parameters it declares, in the types of their defaults; strict where papermill is lax."""
+    declared = {path: _defaults(path) for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
+    known = sorted({name for defaults in declared.values() for name in defaults})
+    for name in values:
+        if name not in known:
+            raise ValueError(f"profile {profile} sets {name!r}, which no notebook declares: choose from {', '.join(known)}")
+    for name in overrides:
+        if not any(name in declared[path] for path in notebooks):
+            here = sorted({name for path in notebooks for name in declared[path]})
+            raise ValueError(f"unknown parameter {name!r}: the notebooks to run declare {', '.join(here)}")
+    given = {**values, **overrides, "profile": profile}
+    return {
+        path: {name: _typed(name, given[name], default) for name, default in declared[path].items() if name in given}
+        for path in notebooks
+    }
+
+
+def _defaults(notebook: Path) -> dict[str, Any]:
+    inspected = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(entry["default"]) for name, entry in inspected.items()}
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    if type(value) is type(default) or (isinstance(default, float) and type(value) is int):
+        return type(default)(value)
+    raise ValueError(f"parameter {name} must be of type {type(default).__name__}, like {default!r}, got {value!r}")
+
+
+def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title: str) -> None:
+    output = figures.folder(profile) / notebook.name
+    start = time.time()
+    with _live_line(title):
+        try:
+            papermill.execute_notebook(
+                os.path.relpath(notebook),
+                os.path.relpath(output),
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                extra_arguments=["--log-level=ERROR"],  # the kernel's warnings are none of the reader's
+            )
+        except papermill.PapermillExecutionError as error:
+            failure = f"{notebook.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
+            raise RuntimeError(f"{failure} — see {_shown(output)}") from None
+    print(f"{title} · {_minutes(time.time() - start)}", flush=True)
+
+
+@contextlib.contextmanager
+def _live_line(title: str) -> Iterator[None]:
+    """One line in the terminal that follows the training in the notebook's kernel (runs.get_all writes it)."""
+    with tempfile.TemporaryDirectory() as scratch:
+        progress = Path(scratch) / "progress"
+        progress.touch()
+        os.environ["CLSL_PROGRESS"] = str(progress)
+        done = threading.Event()
+
+        def follow() -> None:
+            while not done.wait(0.5):
+                line = progress.read_text().rstrip("\r\n ").rsplit("\r", 1)[-1].strip()
+                print(f"\r\033[K{title} · {line}"[:160], end="", flush=True)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        if sys.stdout.isatty():
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if thread.is_alive():
+                thread.join()
+                print("\r\033[K", end="")
+            del os.environ["CLSL_PROGRESS"]
+
+
+def _record_provenance(profile: str, notebooks: Sequence[str], overrides: Mapping, seconds: float) -> None:
+    command = ["./reproduce.sh", profile, *notebooks, *(f"-p {name} {value}" for name, value in overrides.items())]
+    record = {"command": " ".join(command), "wall_seconds": round(seconds), "commit": _commit(), **runs.provenance()}
+    (figures.folder(profile) / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _commit() -> str:
+    git = ["git", "-C", str(runs.ROOT)]
+    try:
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run([*git, "status", "--porcelain", "clsl", "notebooks"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit} with uncommitted changes" if changed else commit
+
+
+def _shown(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
