@@ -1,0 +1,69 @@
+import re
+import tomllib
+
+import pandas as pd
+import yaml
+from packaging.requirements import Requirement
+
+from clsl import reproduce, runs
+
+PROJECT = tomllib.loads((runs.ROOT / "pyproject.toml").read_text())
+LOCK = (runs.ROOT / "requirements.lock").read_text()
+
+
+def pinned() -> dict[str, set[str]]:
+    versions = {}
+    for name, version in re.findall(r"^([a-z0-9._-]+)==([^ \n]+)", LOCK, flags=re.M):
+        versions.setdefault(name, set()).add(version)
+    return versions
+
+
+def test_the_lock_has_every_dependency_with_versions_and_hashes():
+    """pyproject.toml is the origin of the lock; README.md has the command that compiles it."""
+    versions = pinned()
+    for text in [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["test"]]:
+        requirement = Requirement(text)
+        assert versions.get(requirement.name), f"{requirement.name} is not in requirements.lock"
+        assert all(requirement.specifier.contains(version) for version in versions[requirement.name])
+    entries = re.split(r"\n(?=[a-z0-9._-]+==)", LOCK.strip())
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in LOCK and "index-url" not in LOCK
+
+
+def test_conda_gets_the_lock():
+    environment = yaml.safe_load((runs.ROOT / "environment.yml").read_text())
+    assert environment["name"] == PROJECT["project"]["name"]
+    assert environment["dependencies"][-1] == {"pip": ["-r requirements.lock"]}
+    python = next(text for text in environment["dependencies"] if text.startswith("python="))
+    assert Requirement("python" + PROJECT["project"]["requires-python"]).specifier.contains(python.removeprefix("python=") + ".0")
+
+
+def test_the_readme_shows_the_committed_results():
+    readme = (runs.ROOT / "README.md").read_text()
+    folder = runs.ROOT / "figures" / "cpu"
+    assert reproduce.results_table(pd.read_csv(folder / "results.csv")) in readme
+    assert reproduce.verdicts_table(pd.read_csv(folder / "claims.csv")) in readme
+
+
+def test_the_committed_results_are_of_this_source():
+    """Whoever changes a number has to make the committed ones again: ./reproduce.sh cpu."""
+    import json
+
+    provenance = json.loads((runs.ROOT / "figures" / "cpu" / "provenance.json").read_text())
+    assert provenance["source"] == runs.source_digest()
+
+
+def test_ci_calls_the_test_command_of_the_readme():
+    assert "./reproduce.sh test" in (runs.ROOT / ".ci" / "run").read_text()
+    assert "./reproduce.sh test" in (runs.ROOT / "README.md").read_text()
+
+
+def test_modules_import_only_from_those_above():
+    order = [*runs.SOURCES, "runs", "figures", "claims", "reproduce", "__main__"]
+    assert sorted(order) == sorted(path.stem for path in (runs.ROOT / "clsl").glob("*.py") if path.stem != "__init__")
+    for i, name in enumerate(order):
+        source = (runs.ROOT / "clsl" / f"{name}.py").read_text().split("if TYPE_CHECKING:")[0]
+        imported = re.findall(r"^from \.(\w+) import", source, flags=re.M)
+        for line in re.findall(r"^from \. import (.+)$", source, flags=re.M):
+            imported += line.split(", ")
+        assert set(imported) <= set(order[:i]), name

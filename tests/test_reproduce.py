@@ -1,0 +1,183 @@
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from clsl import figures, reproduce, runs
+
+NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
+
+
+def clsl(*arguments):
+    return subprocess.run([sys.executable, "-m", "clsl", *arguments], capture_output=True, text=True, cwd=runs.ROOT)
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """Every notebook at the smoke profile, from the command line; the folder of its results, and what was printed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    os.environ["CLSL_RUNS"], os.environ["CLSL_FIGURES"] = str(folder / "runs"), str(folder / "figures")
+    done = clsl("reproduce", "smoke")
+    assert done.returncode == 0, done.stderr
+    return folder / "figures" / "smoke", done.stdout
+
+
+def test_every_notebook_runs(smoke):
+    folder, printed = smoke
+    for notebook in NOTEBOOKS:
+        executed = nbformat.read(folder / notebook.name, as_version=4)
+        assert all(c.execution_count for c in executed.cells if c.cell_type == "code"), notebook.name
+        assert f"] {notebook.stem} · 0:" in printed
+
+
+def test_the_results_of_03(smoke):
+    folder, printed = smoke
+    results = pd.read_csv(folder / "results.csv")
+    results = results[results["experiment"] == "03_wordnet"]
+    counts = results["method"].value_counts().to_dict()
+    assert counts == {"cl_infonce": 4, "cross_entropy": 2, "simclr": 1, "supcon": 1}
+    assert results["top1"].between(5, 60).all() and results["knn"].between(5, 60).all()
+    wordnet = results[results["method"] == "cl_infonce"]
+    assert wordnet["num_clusters"].tolist() == [2, 3, 6, 8]
+    assert wordnet["i_zt"].is_monotonic_increasing and (wordnet["h_z_given_t"] < 1e-9).all()
+    simclr = results[results["method"] == "simclr"].iloc[0]
+    assert simclr["num_clusters"] == 512 and simclr["h_z"] == 9
+    claims = pd.read_csv(folder / "claims.csv")
+    assert claims["claim"].value_counts().to_dict() == {"A1": 8, "A4": 4, "A2": 2}
+    assert (claims["verdict"] == "inconclusive").all()  # one seed
+    assert "| 03_wordnet | SimCLR | instances (512) |" in printed and "A1: " in printed and "figures" in printed
+
+
+def test_figures_tables_and_provenance(smoke):
+    folder, _ = smoke
+    stems = {path.stem for path in folder.glob("*.svg")}
+    assert stems == {path.stem for path in folder.glob("*.png")}
+    assert stems >= {"01_loss_circle", "01_loss_bound", "03_wordnet_levels", "03_wordnet_information", "03_wordnet_examples"}
+    assert "clsl notebook 03_wordnet, profile smoke, source" in (folder / "03_wordnet_levels.svg").read_text()
+    performance = pd.read_csv(folder / "performance.csv")
+    assert len(performance) == 4 and (performance["ratio"] > 0).all()
+    provenance = json.loads((folder / "provenance.json").read_text())
+    assert provenance["command"] == "./reproduce.sh smoke" and provenance["source"] == runs.source_digest()
+
+
+def test_again_trains_nothing(smoke, monkeypatch):
+    folder, _ = smoke
+    monkeypatch.setenv("CLSL_RUNS", str(folder.parent.parent / "runs"))
+    monkeypatch.setenv("CLSL_FIGURES", str(folder.parent))
+    before = (folder / "results.csv").read_text()
+    made = {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/result.json")}
+    assert len(made) == 8 and clsl("reproduce", "smoke", "03").returncode == 0
+    assert made == {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/result.json")}
+    assert (folder / "results.csv").read_text() == before
+
+
+def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
+    monkeypatch.setenv("CLSL_RUNS", str(smoke[0].parent.parent / "runs"))
+    out = tmp_path / "out.ipynb"
+    command = ["notebooks/03_wordnet.ipynb", str(out), "-f", "notebooks/profiles/smoke.yml", "--no-progress-bar"]
+    done = subprocess.run([sys.executable, "-m", "papermill", *command], cwd=runs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (figures.folder("scratch") / "results.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["reproduce", "quik"], "unknown profile 'quik': choose from smoke, quick, cpu"),
+        (["reproduce", "smoke", "13"], "unknown notebook '13': choose from 01_loss, 03_wordnet"),
+        (["reproduce", "smoke", "-p", "epoch", "3"], "unknown parameter 'epoch': the notebooks to run declare"),
+        (["reproduce", "smoke", "01", "-p", "epochs", "3"], "unknown parameter 'epochs'"),
+        (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 6, got 'three'"),
+        (["reproduce", "smoke", "-p", "dataset", "cifar11"], "unknown data set 'cifar11'"),
+        (["data", "cifar11"], "unknown data set 'cifar11'"),
+        (["train", "nothing.yml"], "No such file"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path):
+    done = clsl(*arguments)
+    assert done.returncode == 1 and message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("clsl: ")
+    assert not done.stdout and not (tmp_path / "runs").exists() and not list(tmp_path.glob("figures/*/*"))
+
+
+def test_a_profile_with_a_typo(monkeypatch, tmp_path):
+    profiles = tmp_path / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    (tmp_path / "notebooks" / "03_wordnet.ipynb").write_text((reproduce.NOTEBOOKS / "03_wordnet.ipynb").read_text())
+    (profiles / "mine.yml").write_text("dataset: cifar10\nepoch: 3\n")
+    (profiles / "odd.yml").write_text("dataset: cifar10\nseeds: 3\n")
+    (profiles / "empty.yml").write_text("")
+    (profiles / "broken.yml").write_text("dataset: [cifar10\n")
+    monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
+    for name, message in [
+        ("mine", "profile mine sets 'epoch', which no notebook declares: choose from batch_size, "),
+        ("odd", r"parameter seeds must be of type list, like \[0\], got 3"),
+        ("empty", "profile empty is not a list of NAME: VALUE"),
+        ("broken", "profile broken is not a list of NAME: VALUE"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            reproduce.reproduce(name)
+
+
+def test_values_get_the_type_of_the_default():
+    assert reproduce._typed("lr", 1, 0.5) == 1.0 and isinstance(reproduce._typed("lr", 1, 0.5), float)
+    assert reproduce._typed("epochs", 3, 6) == 3
+    for value, default in [("3", 6), (3.5, 6), (True, 6), (6, True), (3, "x"), (3, [1])]:
+        with pytest.raises(ValueError, match="must be of type"):
+            reproduce._typed("name", value, default)
+
+
+def test_a_failing_cell_is_named(tmp_path):
+    done = clsl("reproduce", "smoke", "03", "-p", "levels", "[40]")
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("clsl: 03_wordnet failed in cell ") and "ValueError: level 40 is out of range" in line
+    assert line.endswith("03_wordnet.ipynb") and "smoke" in line
+    assert not list((tmp_path / "runs").glob("*")) and "Traceback" not in done.stderr
+
+
+def test_train_from_a_file(tmp_path):
+    config = {"method": "supcon", "train_size": 128, "test_size": 50, "epochs": 1, "batch_size": 32}
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    done = clsl("train", str(tmp_path / "config.yml"))
+    assert done.returncode == 0, done.stderr
+    assert 0 <= json.loads(done.stdout[: done.stdout.rindex("}") + 1])["top1"] <= 100
+    (tmp_path / "config.yml").write_text("methd: simclr\n")
+    done = clsl("train", str(tmp_path / "config.yml"))
+    assert done.returncode == 1 and "unknown fields (methd)" in done.stderr
+
+
+def test_data_says_what_is_there():
+    done = clsl("data", "cifar10")
+    assert done.returncode == 0 and "cifar10 train: 50000×32×32×3 uint8; also known: synsets" in done.stdout
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stored_clean(notebook):
+    stored = nbformat.read(notebook, as_version=4)
+    nbformat.validate(stored)
+    cells = [cell for cell in stored.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in cells)
+    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
+    assert all("#" in line for cell in cells if "parameters" in cell.metadata.get("tags", []) for line in cell.source.splitlines())
+
+
+@pytest.mark.parametrize("profile", reproduce.profiles())
+def test_profiles_fit_the_notebooks(profile):
+    values = reproduce._profile(profile)
+    assert reproduce._parameters(NOTEBOOKS, profile, values, {})
+
+
+def test_the_defaults_are_the_quick_profile():
+    """So that what ./reproduce.sh trained comes back at once in Jupyter."""
+    values = reproduce._profile("quick")
+    for notebook in NOTEBOOKS:
+        defaults = reproduce._defaults(notebook)
+        assert defaults.pop("profile") == "scratch"
+        for name in set(defaults) & set(values):
+            assert defaults[name] == values[name], (notebook.stem, name)
