@@ -37,8 +37,11 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
         with FileLock(path.with_name(path.name + ".lock")):
             if not path.exists():
                 _make_whole(path, make)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise OSError(f"the cache folder {folder()} cannot be written ({error.strerror}): set CLSL_DATA to one that can") from None
+    except OSError as error:
+        if error.strerror is None:  # a sentence already, not the system's complaint
+            raise
+        message = f"cannot write {path} ({error.strerror}): make room, or set CLSL_DATA to a folder that can be written"
+        raise OSError(message) from None
     return path
 
 
@@ -48,10 +51,6 @@ def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
         make(unfinished)
         unfinished.chmod(0o755)
         unfinished.rename(path)
-    except OSError as error:
-        if error.strerror is None:  # raised by us or a library, already a sentence
-            raise
-        raise OSError(f"cannot write {path} ({error.strerror}): make room, or set CLSL_DATA to another folder") from None
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

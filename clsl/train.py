@@ -28,7 +28,7 @@ class Pretraining:
     clusters: str | None = None  # as clusters.make reads it, "wordnet:level=4"; None: the method's own
     seed: int = 0  # of the weights, the order and the views
     epochs: int = 10
-    batch_size: int = 128  # images; the loss sees two views of each
+    batch_size: int = 128  # images; the loss sees two views of each; an incomplete last batch is left out
     lr: float = 0.15  # at its highest
     warmup: float = 0.1  # share of all steps in which the learning rate rises from 1e-5, before it falls as a cosine
     momentum: float = 0.9  # of SGD with Nesterov's correction
@@ -82,10 +82,12 @@ def fit(
     The checkpoint is replaced after every epoch; where there is one, training goes on from it to the same numbers,
     for an epoch's order and views depend on nothing but the seed and the epoch. `on_epoch` is told the number of epochs
     done after each.
-    Raises ValueError where a batch is larger than the data set, or the loss is not finite.
+    Raises ValueError where a batch is larger than the data set, z is not one integer an image, or the loss is not finite.
     """
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
+    if z.shape != images.labels.shape or z.is_floating_point():
+        raise ValueError(f"z must hold {len(images)} integer cluster ids, got {z.dtype} of shape {tuple(z.shape)}")
     where = device()
     method, optimizer = _initial(config, int(z.max()) + 1, where)
     history = _resume(checkpoint, method, optimizer, where)

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import http.server
 import io
+import os
 import pickle
 import socket
 import tarfile
@@ -171,14 +172,15 @@ def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
         data.load("cifar10", "train")
 
 
-def test_a_full_disk(monkeypatch, tmp_path):
-    def full(path):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_full_or_read_only_disk(monkeypatch, tmp_path, number):
+    def fails(path):
         (path / "half").write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setenv("CLSL_DATA", str(tmp_path))
-    with pytest.raises(OSError, match="No space left on device.: make room, or set CLSL_DATA"):
-        downloads.once("thing", full)
+    with pytest.raises(OSError, match=f"cannot write .*thing .{os.strerror(number)}.: make room, or set CLSL_DATA"):
+        downloads.once("thing", fails)
     assert _left(tmp_path) == []
 
 

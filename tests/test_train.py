@@ -126,6 +126,12 @@ def test_a_batch_larger_than_the_data(on_noise):
         runs.get(Pretraining(batch_size=97))
 
 
+@pytest.mark.parametrize("z", [torch.zeros(95, dtype=torch.long), torch.zeros(96), torch.zeros(96, 1, dtype=torch.long)])
+def test_cluster_ids_of_the_wrong_length_or_type(z, noise, tmp_path):
+    with pytest.raises(ValueError, match="z must hold 96 integer cluster ids, got torch"):
+        train.fit(Pretraining(**SHORT), noise, z, tmp_path / "checkpoint.pt")
+
+
 def test_a_training_that_diverges_says_so(noise, tmp_path):
     config = Pretraining(method="cross_entropy", clusters="labels", epochs=3, batch_size=32, lr=1e30)
     with pytest.raises(ValueError, match="the loss is (nan|inf) in epoch .* lower lr"):
