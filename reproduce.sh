@@ -12,14 +12,14 @@ if [ -n "$active" ] && "$active/bin/python" -P -c 'import importlib.metadata as 
 else
     python=.venv/bin/python
     if ! cmp -s requirements.lock .venv/installed.lock; then
-        base=python3
-        for candidate in python3 python3.14 python3.13 python3.12 python3.11; do
-            if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then base=$candidate; break; fi
-        done
         if command -v uv >/dev/null; then
             uv=uv
             [ -x "$python" ] || uv venv --quiet --python '>=3.11' .venv
         else
+            for base in python3 python3.14 python3.13 python3.12 python3.11 none; do
+                "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break
+            done
+            [ "$base" != none ] || { echo "reproduce.sh: needs Python 3.11 or newer, or uv: install one of them" >&2; exit 1; }
             [ -x "$python" ] || "$base" -m venv .venv
             "$python" -m pip install --quiet --disable-pip-version-check uv
             uv=.venv/bin/uv

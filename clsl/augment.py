@@ -29,16 +29,20 @@ _CHUNK = 64  # images at a time on a CPU: what stays in its cache
 
 
 def two_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], generator: torch.Generator) -> torch.Tensor:
-    """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first.
+    """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first."""
+    return random_view(images.repeat(2, 1, 1, 1), mean, std, generator)
+
+
+def random_view(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], generator: torch.Generator) -> torch.Tensor:
+    """A view of each image: uint8 [n, 3, S, S] → float32 [n, 3, S, S], channels last.
 
     mean, std: of the normalisation, one a channel, for pixels in [0, 1]. The generator lives on the images' device.
     """
-    n, size = 2 * len(images), images.shape[-1]
+    n, size = len(images), images.shape[-1]
     top, height, left, width, flip, brightness, contrast, saturation, hue = _draw(n, size, generator)
     rows = resampling(top, height, torch.zeros_like(flip), size)
     columns = resampling(left, width, flip, size)
     mix, blend = colour_map(brightness, contrast, saturation)
-    images = images.repeat(2, 1, 1, 1)
     out = torch.empty(images.shape, device=images.device, memory_format=torch.channels_last)
     chunk = n if images.is_cuda else _CHUNK
     for i in (slice(start, start + chunk) for start in range(0, n, chunk)):

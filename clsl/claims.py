@@ -35,9 +35,16 @@ def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], 
 
 
 def by_seed(results: pd.DataFrame, method: str, clusters: str | None = None, column: str = "top1") -> dict[int, float]:
-    """{seed: number} of one method of a tidy table, on some clusters where the method is run on several."""
+    """{seed: number} of one method of a tidy table, on some clusters where the method is run on several.
+
+    Raises ValueError where a seed has several numbers.
+    """
     rows = results[results["method"] == method]
     rows = rows if clusters is None else rows[rows["clusters"] == clusters]
+    if rows["seed"].duplicated().any():
+        raise ValueError(
+            f"{method} on {clusters or 'any clusters'} has several runs a seed: name the clusters, or filter the table"
+        )
     return dict(zip(rows["seed"].tolist(), rows[column].tolist()))
 
 

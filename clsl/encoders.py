@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torchvision.models import resnet18, resnet50
 
 
 def build(name: str) -> nn.Module:
@@ -40,13 +39,15 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def _resnet(make) -> nn.Module:
+def _resnet(name: str) -> nn.Module:
     """A ResNet of torchvision with the small-image stem, 3×3 of stride 1 and no max-pool, and no classifier."""
-    model = make()
+    from torchvision import models  # takes seconds, which `tiny` need not wait for
+
+    model = models.get_model(name)
     model.dim = model.fc.in_features
     model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
     model.maxpool, model.fc = nn.Identity(), nn.Identity()
     return model
 
 
-ENCODERS = {"tiny": Tiny, "resnet18": lambda: _resnet(resnet18), "resnet50": lambda: _resnet(resnet50)}
+ENCODERS = {"tiny": Tiny, "resnet18": lambda: _resnet("resnet18"), "resnet50": lambda: _resnet("resnet50")}

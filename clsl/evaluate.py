@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .augment import evaluation_view, two_views
+from .augment import evaluation_view, random_view
 from .data import Images
 from .train import autocast
 
@@ -25,21 +25,28 @@ def features(encoder: nn.Module, images: Images, batch_size: int = 512) -> torch
 
 
 def lbfgs_probe(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor, t_test: torch.Tensor) -> float:
-    """top1 of a logistic regression on standardised features [N, D] → labels t [N], fitted by L-BFGS to the end."""
+    """top1 of a logistic regression on standardised features [N, D] → labels t [N], fitted by L-BFGS."""
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
-    train, test = (train - mean) / std, (test - mean) / std
-    classes = int(t.max()) + 1
-    weight = torch.zeros(train.shape[1] + 1, classes, device=train.device, requires_grad=True)  # the last row: biases
-    optimizer = torch.optim.LBFGS([weight], max_iter=100, line_search_fn="strong_wolfe")
+    weight = logistic_regression((train - mean) / std, t)
+    return _top1(((test - mean) / std @ weight[:-1] + weight[-1]).argmax(1), t_test)
+
+
+def logistic_regression(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+    """Weights [D + 1, classes], biases last, that minimise cross-entropy plus L2/2 · |weights|² on x [N, D], t [N].
+
+    At most 100 iterations of L-BFGS, which end where the largest gradient is below 1e-4.
+    """
+    weight = torch.zeros(x.shape[1] + 1, int(t.max()) + 1, dtype=x.dtype, device=x.device, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight], max_iter=100, tolerance_grad=1e-4, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(train @ weight[:-1] + weight[-1], t) + L2 / 2 * weight[:-1].square().sum()
+        loss = F.cross_entropy(x @ weight[:-1] + weight[-1], t) + L2 / 2 * weight[:-1].square().sum()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return _top1((test @ weight[:-1] + weight[-1]).argmax(1), t_test)
+    return weight.detach()
 
 
 def sgd_probe(encoder: nn.Module, train: Images, test: Images, seed: int, epochs: int = 100) -> float:
@@ -57,7 +64,7 @@ def sgd_probe(encoder: nn.Module, train: Images, test: Images, seed: int, epochs
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
         for batch in torch.randperm(len(t), generator=generator, device=where).split(128):
-            view = two_views(pixels[batch], train.mean, train.std, generator)[: len(batch)]
+            view = random_view(pixels[batch], train.mean, train.std, generator)
             with torch.no_grad(), autocast(where):
                 h = encoder(view).float()
             loss = F.cross_entropy(layer(h), t[batch])

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -29,16 +30,17 @@ def reproduce(profile: str, notebooks: Sequence[str] = (), overrides: Mapping[st
     unknown profile, notebook or parameter or a value of another type than the parameter's default, and RuntimeError
     where a cell fails, with its error and the path of the executed notebook.
     """
-    overrides = {name: yaml.safe_load(text) for name, text in (overrides or {}).items()}
+    options = [word for pair in (overrides or {}).items() for word in ("-p", *pair)]
+    command = shlex.join(["./reproduce.sh", profile, *notebooks, *options])
+    overrides = {name: _parsed(name, text) for name, text in (overrides or {}).items()}
     values = _profile(profile)
     parameters = _parameters(_chosen(notebooks), profile, values, overrides)
-    start = time.time()
     for name in {given["dataset"] for given in parameters.values() if "dataset" in given}:
         for split in ("train", "test"):
             data.load(name, split)  # here, where its progress bar shows
     for i, (notebook, chosen) in enumerate(parameters.items(), 1):
-        _execute(notebook, chosen, profile, f"[{i}/{len(parameters)}] {notebook.stem}")
-    _record_provenance(profile, notebooks, overrides, time.time() - start)
+        seconds = _execute(notebook, chosen, profile, f"[{i}/{len(parameters)}] {notebook.stem}")
+        _record_provenance(profile, notebook.stem, command, seconds)
     print(closing(profile))
 
 
@@ -50,19 +52,30 @@ def profiles() -> list[str]:
 
 
 def closing(profile: str) -> str:
-    """The results, the verdicts and where the figures and executed notebooks lie, as Markdown."""
+    """What made the results, the results, the verdicts and where the figures and executed notebooks lie, as Markdown."""
     folder = figures.folder(profile)
-    parts = []
-    if (folder / "results.csv").exists():
-        parts += [results_table(pd.read_csv(folder / "results.csv"))]
-    if (folder / "claims.csv").exists():
-        parts += [verdicts_table(pd.read_csv(folder / "claims.csv"))]
-    return "\n\n".join([*parts, f"Figures, tables and executed notebooks: {_shown(folder)}"])
+    parts = [f"Figures, tables and executed notebooks: {_shown(folder)}"]
+    if (folder / "results.csv").exists() and (folder / "claims.csv").exists():
+        results, verdicts = pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "claims.csv")
+        parts = [provenance_line(_provenance(profile), results), results_table(results), verdicts_table(verdicts), *parts]
+    return "\n\n".join(parts)
+
+
+def provenance_line(made_by: Mapping[str, Mapping], results: pd.DataFrame) -> str:
+    """The commands, seeds, hardware, time and evaluation behind a tidy table; made_by: that of each notebook."""
+    commands = " and ".join(dict.fromkeys(f"`{made_by[name]['command']}`" for name in results["experiment"] if name in made_by))
+    seeds = ", ".join(str(seed) for seed in sorted(results["seed"].unique()))
+    hardware = " and ".join(results["hardware"].unique())
+    trainings = f"{len(results.drop_duplicates('config'))} trainings in {results['seconds'].sum() / 60:.0f} min"
+    return f"{commands}, seeds {seeds}; {hardware}; {trainings}; linear probe: {', '.join(results['probe'].unique())}."
 
 
 def results_table(results: pd.DataFrame) -> str:
     """Means ± standard errors over seeds of a tidy table, as Markdown."""
-    lines = ["| experiment | method | clusters Z | I(Z;T) bits | H(Z\\|T) bits | top1 % | k-NN % |", "|---|---|---|--:|--:|--:|--:|"]
+    lines = [
+        "| experiment | method | clusters Z | I(Z;T) bits | H(Z\\|T) bits | top1 % | k-NN % |",
+        "|---|---|---|--:|--:|--:|--:|",
+    ]
     for row in runs.summary(results).itertuples():
         method = figures.NAMES.get(row.method, row.method)
         z = f"{row.clusters} ({row.num_clusters})"
@@ -120,6 +133,8 @@ def _parameters(notebooks, profile: str, values: Mapping, overrides: Mapping) ->
         if not any(name in declared[path] for path in notebooks):
             here = sorted({name for path in notebooks for name in declared[path]})
             raise ValueError(f"unknown parameter {name!r}: the notebooks to run declare {', '.join(here)}")
+    if "profile" in overrides:
+        raise ValueError("the profile is the first argument, not a parameter: ./reproduce.sh smoke")
     given = {**values, **overrides, "profile": profile}
     return {
         path: {name: _typed(name, given[name], default) for name, default in declared[path].items() if name in given}
@@ -132,13 +147,28 @@ def _defaults(notebook: Path) -> dict[str, Any]:
     return {name: ast.literal_eval(entry["default"]) for name, entry in inspected.items()}
 
 
+def _parsed(name: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"parameter {name} has a value that is neither YAML nor JSON: {text!r}") from None
+
+
 def _typed(name: str, value: Any, default: Any) -> Any:
-    if type(value) is type(default) or (isinstance(default, float) and type(value) is int):
-        return type(default)(value)
+    """The value in the type of the default, and a list's items in the type of the default's first."""
+    if isinstance(default, float) and type(value) in (int, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # YAML reads 1e-2 as text
+    if type(value) is type(default):
+        return (
+            [_typed(f"{name}[{i}]", item, default[0]) for i, item in enumerate(value)]
+            if default and type(value) is list
+            else value
+        )
     raise ValueError(f"parameter {name} must be of type {type(default).__name__}, like {default!r}, got {value!r}")
 
 
-def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title: str) -> None:
+def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title: str) -> float:
     output = figures.folder(profile) / notebook.name
     start = time.time()
     with _live_line(title):
@@ -154,7 +184,9 @@ def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title:
         except papermill.PapermillExecutionError as error:
             failure = f"{notebook.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
             raise RuntimeError(f"{failure} — see {_shown(output)}") from None
-    print(f"{title} · {_minutes(time.time() - start)}", flush=True)
+    seconds = time.time() - start
+    print(f"{title} · {int(seconds) // 60}:{int(seconds) % 60:02d} min", flush=True)
+    return seconds
 
 
 @contextlib.contextmanager
@@ -184,10 +216,16 @@ def _live_line(title: str) -> Iterator[None]:
             del os.environ["CLSL_PROGRESS"]
 
 
-def _record_provenance(profile: str, notebooks: Sequence[str], overrides: Mapping, seconds: float) -> None:
-    command = ["./reproduce.sh", profile, *notebooks, *(f"-p {name} {value}" for name, value in overrides.items())]
-    record = {"command": " ".join(command), "wall_seconds": round(seconds), "commit": _commit(), **runs.provenance()}
-    (figures.folder(profile) / "provenance.json").write_text(json.dumps(record, indent=1) + "\n")
+def _provenance(profile: str) -> dict[str, dict]:
+    path = figures.folder(profile) / "provenance.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def _record_provenance(profile: str, notebook: str, command: str, seconds: float) -> None:
+    """What made a notebook's figures and tables; a result's own hardware and time stand in results.csv."""
+    record = {"command": command, "wall_seconds": round(seconds), "commit": _commit(), **runs.provenance()}
+    made_by = dict(sorted((_provenance(profile) | {notebook: record}).items()))
+    (figures.folder(profile) / "provenance.json").write_text(json.dumps(made_by, indent=1) + "\n")
 
 
 def _commit() -> str:
@@ -202,7 +240,3 @@ def _commit() -> str:
 
 def _shown(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"

@@ -5,11 +5,13 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import json
 import os
 import platform
 import shutil
 import sys
+import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,17 +87,23 @@ def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
         row |= {"clusters": config.clusters, "num_clusters": result["num_clusters"], "seed": config.seed}
         row |= {"epochs": config.epochs}
         row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "top1", "knn", "seconds")}
-        rows.append(row | {"config": run.folder.name, "probe": config.probe})
+        rows.append(row | {"config": run.folder.name, "probe": config.probe, "hardware": _hardware(result["provenance"])})
     return pd.DataFrame(rows)
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard error over seeds of a tidy table: one row a method and clusters, in the table's order."""
-    keys = ["experiment", "method", "clusters", "num_clusters", "epochs", "probe"]
+    """Mean and standard error over seeds of a tidy table: one row a method and clusters, in the table's order.
+
+    Raises ValueError where a row would mean over runs that differ in more than their seed.
+    """
+    keys = ["experiment", "dataset", "encoder", "method", "clusters", "num_clusters", "epochs", "probe"]
+    if results.duplicated([*keys, "seed"]).any():
+        twice = results[results.duplicated([*keys, "seed"])].iloc[0]
+        raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
     groups = results.groupby(keys, sort=False)
     out = groups[["i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
-    out.insert(3, "top1_se", groups["top1"].sem())
-    out.insert(5, "knn_se", groups["knn"].sem())
+    out.insert(out.columns.get_loc("top1") + 1, "top1_se", groups["top1"].sem())
+    out.insert(out.columns.get_loc("knn") + 1, "knn_se", groups["knn"].sem())
     out.insert(0, "seeds", groups.size())
     return out.reset_index()
 
@@ -108,11 +116,17 @@ def source_digest() -> str:
 
 
 def _code(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
+    """The source without comments, docstrings and blank lines; the same under every version of Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column]
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+            docstring = node.body[0]
+            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)
+    return "\n".join(line.rstrip() for line in lines if line.strip())
 
 
 def _folder(config: Pretraining) -> Path:
@@ -134,7 +148,11 @@ def _train(config: Pretraining, bar: tqdm, title: str) -> None:
         if not (folder / "result.json").exists():  # or another process trained it while we waited
             unfinished = folder.with_name(folder.name + ".unfinished")
             unfinished.mkdir(exist_ok=True)
-            _fill(unfinished, config, on_epoch)
+            try:
+                _fill(unfinished, config, on_epoch)
+            except ValueError:  # it diverged, and would again
+                shutil.rmtree(unfinished)
+                raise
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
     on_epoch(config.epochs)
@@ -186,6 +204,11 @@ def provenance() -> dict[str, str | int]:
         "python": platform.python_version(),
         "source": source_digest(),
     }
+
+
+def _hardware(made_by: dict) -> str:
+    precision = "bfloat16" if made_by["bfloat16"] else "float32"
+    return f"{made_by['device']}, {made_by['threads']} CPU threads, {precision}, torch {made_by['torch']}"
 
 
 def _processor() -> str:

@@ -39,6 +39,13 @@ class Pretraining:
     probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or sgd, the authors' protocol
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(1.0, field.type) and type(value) is int:
+                object.__setattr__(self, field.name, float(value))
+            elif not isinstance(value, field.type) or isinstance(value, bool):
+                kind = getattr(field.type, "__name__", field.type)
+                raise ValueError(f"{field.name} must be {kind}, got {value!r}")
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}: choose from {', '.join(METHODS)}")
         own = METHODS[self.method][1]
@@ -68,7 +75,7 @@ def device() -> torch.device:
 def autocast(where: torch.device) -> torch.autocast:
     """bfloat16 where the hardware computes with it."""
     if where.type == "cuda":
-        fast = torch.cuda.is_bf16_supported()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return torch.autocast(where.type, torch.bfloat16, enabled=fast)

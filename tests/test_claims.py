@@ -31,6 +31,13 @@ def test_what_cannot_be_judged():
         claims.judge("03_x", "A9", "a > b", {0: 1}, {0: 1})
 
 
+def test_by_seed():
+    table = pd.DataFrame({"method": ["a", "a", "b"], "clusters": ["x", "y", "x"], "seed": [0, 0, 0], "top1": [1.0, 2, 3]})
+    assert claims.by_seed(table, "a", "y") == {0: 2.0} and claims.by_seed(table, "b") == {0: 3.0}
+    with pytest.raises(ValueError, match="a on any clusters has several runs a seed"):
+        claims.by_seed(table, "a")
+
+
 def test_counted():
     rows = pd.DataFrame([verdict([60, 61], [50, 51.5]), verdict([60, 61], [50, 51.5]), verdict([1], [2])])
     assert claims.counted(rows).to_dict() == {"A1": "holds 2, inconclusive 1"}

