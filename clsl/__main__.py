@@ -9,8 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from . import data, downloads, reproduce, runs
-from .train import Pretraining
+from . import downloads, reproduce  # the rest where it is needed: torch takes seconds to import
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     command.set_defaults(run=lambda a: reproduce.reproduce(a.profile, a.notebooks, dict(a.p)))
 
     command = commands.add_parser("data", help="fetch a data set and say what is there")
-    command.add_argument("name", help=", ".join(data.DATASETS))
+    command.add_argument("name", help="for example cifar10")
     command.set_defaults(run=lambda a: _describe(a.name))
 
     command = commands.add_parser("train", help="train and evaluate one configuration")
@@ -41,6 +40,8 @@ def main() -> None:
 
 
 def _describe(name: str) -> None:
+    from . import data
+
     for split in ("train", "test"):
         images = data.load(name, split)
         shape = "×".join(str(n) for n in images.images.shape)
@@ -52,6 +53,9 @@ def _describe(name: str) -> None:
 
 
 def _train(path: Path) -> None:
+    from . import runs
+    from .train import Pretraining
+
     try:
         fields = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -48,6 +48,23 @@ def by_seed(results: pd.DataFrame, method: str, clusters: str | None = None, col
     return dict(zip(rows["seed"].tolist(), rows[column].tolist()))
 
 
+def summary(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean and standard error over seeds of a tidy table: one row a method and clusters, in the table's order.
+
+    Raises ValueError where a row would mean over runs that differ in more than their seed.
+    """
+    keys = ["experiment", "dataset", "encoder", "method", "clusters", "num_clusters", "epochs", "probe"]
+    if results.duplicated([*keys, "seed"]).any():
+        twice = results[results.duplicated([*keys, "seed"])].iloc[0]
+        raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
+    groups = results.groupby(keys, sort=False)
+    out = groups[["i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
+    out.insert(out.columns.get_loc("top1") + 1, "top1_se", groups["top1"].sem())
+    out.insert(out.columns.get_loc("knn") + 1, "knn_se", groups["knn"].sem())
+    out.insert(0, "seeds", groups.size())
+    return out.reset_index()
+
+
 def counted(rows: pd.DataFrame) -> pd.Series:
     """For each claim, its verdicts and how often each was reached: "holds 3, inconclusive 1"."""
     order = ["holds", "contradicted", "inconclusive"]

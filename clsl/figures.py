@@ -9,7 +9,7 @@ import seaborn as sns
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from . import runs
+from . import ROOT, provenance
 
 # Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
 COLOURS = {
@@ -40,14 +40,14 @@ def style() -> None:
 
 def folder(profile: str) -> Path:
     """figures/<profile>, made if need be ($CLSL_FIGURES stands for figures/)."""
-    path = Path(os.environ.get("CLSL_FIGURES") or runs.ROOT / "figures") / profile
+    path = Path(os.environ.get("CLSL_FIGURES") or ROOT / "figures") / profile
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
     """Save a figure as <experiment>_<name>.svg and .png; each file's metadata tell what made it."""
-    made_by = f"clsl notebook {experiment}, profile {profile}, source {runs.source_digest()}"
+    made_by = f"clsl notebook {experiment}, profile {profile}, source {provenance.source_digest()}"
     path = folder(profile) / f"{experiment}_{name}"
     figure.savefig(path.with_suffix(".svg"), metadata={"Description": made_by, "Date": None})
     figure.savefig(path.with_suffix(".png"), metadata={"Description": made_by})

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 import tempfile
 import threading
@@ -18,9 +17,9 @@ import pandas as pd
 import papermill
 import yaml
 
-from . import claims, data, figures, runs
+from . import ROOT, claims, downloads, figures, provenance
 
-NOTEBOOKS = runs.ROOT / "notebooks"
+NOTEBOOKS = ROOT / "notebooks"
 
 
 def reproduce(profile: str, notebooks: Sequence[str] = (), overrides: Mapping[str, str] | None = None) -> None:
@@ -36,8 +35,7 @@ def reproduce(profile: str, notebooks: Sequence[str] = (), overrides: Mapping[st
     values = _profile(profile)
     parameters = _parameters(_chosen(notebooks), profile, values, overrides)
     for name in {given["dataset"] for given in parameters.values() if "dataset" in given}:
-        for split in ("train", "test"):
-            data.load(name, split)  # here, where its progress bar shows
+        _fetch(name)
     for i, (notebook, chosen) in enumerate(parameters.items(), 1):
         seconds = _execute(notebook, chosen, profile, f"[{i}/{len(parameters)}] {notebook.stem}")
         _record_provenance(profile, notebook.stem, command, seconds)
@@ -76,7 +74,7 @@ def results_table(results: pd.DataFrame) -> str:
         "| experiment | method | clusters Z | I(Z;T) bits | H(Z\\|T) bits | top1 % | k-NN % |",
         "|---|---|---|--:|--:|--:|--:|",
     ]
-    for row in runs.summary(results).itertuples():
+    for row in claims.summary(results).itertuples():
         method = figures.NAMES.get(row.method, row.method)
         z = f"{row.clusters} ({row.num_clusters})"
         scores = f"{_with_error(row.top1, row.top1_se)} | {_with_error(row.knn, row.knn_se)}"
@@ -168,6 +166,14 @@ def _typed(name: str, value: Any, default: Any) -> Any:
     raise ValueError(f"parameter {name} must be of type {type(default).__name__}, like {default!r}, got {value!r}")
 
 
+def _fetch(name: str) -> None:
+    """Fetch a data set where its progress bar shows; the notebooks find it in the cache."""
+    if not (downloads.folder() / name).exists():
+        from . import data  # here: torch takes seconds, which the first notebook need not wait for
+
+        data.load(name, "train")
+
+
 def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title: str) -> float:
     output = figures.folder(profile) / notebook.name
     start = time.time()
@@ -223,19 +229,9 @@ def _provenance(profile: str) -> dict[str, dict]:
 
 def _record_provenance(profile: str, notebook: str, command: str, seconds: float) -> None:
     """What made a notebook's figures and tables; a result's own hardware and time stand in results.csv."""
-    record = {"command": command, "wall_seconds": round(seconds), "commit": _commit(), **runs.provenance()}
+    record = {"command": command, "wall_seconds": round(seconds), "commit": provenance.commit(), **provenance.machine()}
     made_by = dict(sorted((_provenance(profile) | {notebook: record}).items()))
     (figures.folder(profile) / "provenance.json").write_text(json.dumps(made_by, indent=1) + "\n")
-
-
-def _commit() -> str:
-    git = ["git", "-C", str(runs.ROOT)]
-    try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "clsl", "notebooks"], capture_output=True, text=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return f"{commit} with uncommitted changes" if changed else commit
 
 
 def _shown(path: Path) -> str:

@@ -1,17 +1,13 @@
 """A configuration's directory: its result, history and encoder. Nothing is trained twice, and every number starts here."""
 
-import ast
 import contextlib
 import dataclasses
 import functools
 import hashlib
-import io
 import json
 import os
-import platform
 import shutil
 import sys
-import tokenize
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,13 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from . import clusters, data, encoders, evaluate, information, train
+from . import ROOT, clusters, data, encoders, evaluate, information, provenance, train
 from .train import Pretraining
-
-ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figures/, runs/
-
-# What can change a number, in the order of the method (downloads cannot: what they bring is checked by its hash).
-SOURCES = "information wordnet data clusters augment encoders losses methods train evaluate".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,50 +78,14 @@ def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
         row |= {"clusters": config.clusters, "num_clusters": result["num_clusters"], "seed": config.seed}
         row |= {"epochs": config.epochs}
         row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "top1", "knn", "seconds")}
-        rows.append(row | {"config": run.folder.name, "probe": config.probe, "hardware": _hardware(result["provenance"])})
+        rows.append(
+            row | {"config": run.folder.name, "probe": config.probe, "hardware": provenance.hardware(result["provenance"])}
+        )
     return pd.DataFrame(rows)
 
 
-def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard error over seeds of a tidy table: one row a method and clusters, in the table's order.
-
-    Raises ValueError where a row would mean over runs that differ in more than their seed.
-    """
-    keys = ["experiment", "dataset", "encoder", "method", "clusters", "num_clusters", "epochs", "probe"]
-    if results.duplicated([*keys, "seed"]).any():
-        twice = results[results.duplicated([*keys, "seed"])].iloc[0]
-        raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
-    groups = results.groupby(keys, sort=False)
-    out = groups[["i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
-    out.insert(out.columns.get_loc("top1") + 1, "top1_se", groups["top1"].sem())
-    out.insert(out.columns.get_loc("knn") + 1, "knn_se", groups["knn"].sem())
-    out.insert(0, "seeds", groups.size())
-    return out.reset_index()
-
-
-@functools.cache
-def source_digest() -> str:
-    """A hash of the code that can change a number (SOURCES), its comments and docstrings left out."""
-    text = "".join(_code(Path(__file__).with_name(f"{name}.py").read_text()) for name in SOURCES)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _code(source: str) -> str:
-    """The source without comments, docstrings and blank lines; the same under every version of Python."""
-    lines = source.splitlines()
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type == tokenize.COMMENT:
-            row, column = token.start
-            lines[row - 1] = lines[row - 1][:column]
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
-            docstring = node.body[0]
-            lines[docstring.lineno - 1 : docstring.end_lineno] = [""] * (docstring.end_lineno - docstring.lineno + 1)
-    return "\n".join(line.rstrip() for line in lines if line.strip())
-
-
 def _folder(config: Pretraining) -> Path:
-    key = json.dumps(dataclasses.asdict(config), sort_keys=True) + source_digest()
+    key = json.dumps(dataclasses.asdict(config), sort_keys=True) + provenance.source_digest()
     name = f"{config.method}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     return Path(os.environ.get("CLSL_RUNS") or ROOT / "runs") / name
 
@@ -164,7 +119,7 @@ def _fill(folder: Path, config: Pretraining, on_epoch: Callable[[int], None]) ->
     encoder, history = train.fit(config, images, z, checkpoint, on_epoch)
     scores = evaluate.evaluate(encoder, images, test, config.probe, config.seed)
     history = pd.DataFrame(history)
-    result = _statistics(z, images.labels) | scores | {"seconds": history["seconds"].sum(), "provenance": provenance()}
+    result = _statistics(z, images.labels) | scores | {"seconds": history["seconds"].sum(), "provenance": provenance.machine()}
     history.to_csv(folder / "history.csv", index=False)
     save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors")
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
@@ -191,32 +146,6 @@ def _statistics(z: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
         "i_zt": information.mutual_information(z, t),
         "h_z_given_t": information.conditional_entropy(z, given=t),
     }
-
-
-def provenance() -> dict[str, str | int]:
-    """What made a number: hardware, threads and versions."""
-    where = train.device()
-    return {
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else _processor(),
-        "threads": torch.get_num_threads(),
-        "bfloat16": train.autocast(where)._enabled,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "source": source_digest(),
-    }
-
-
-def _hardware(made_by: dict) -> str:
-    precision = "bfloat16" if made_by["bfloat16"] else "float32"
-    return f"{made_by['device']}, {made_by['threads']} CPU threads, {precision}, torch {made_by['torch']}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _progress_file():

@@ -2,10 +2,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clsl import runs
+from clsl import ROOT
 from clsl.information import conditional_entropy, entropy, mutual_information
 
-CUB = runs.ROOT.parent / "shared" / "data" / "official" / "cub_meta_data_train.csv"
+CUB = ROOT.parent / "shared" / "data" / "official" / "cub_meta_data_train.csv"
 
 
 def test_known_values():

@@ -9,13 +9,13 @@ import pandas as pd
 import pytest
 import yaml
 
-from clsl import figures, reproduce, runs
+from clsl import ROOT, figures, provenance, reproduce
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
 def clsl(*arguments):
-    return subprocess.run([sys.executable, "-m", "clsl", *arguments], capture_output=True, text=True, cwd=runs.ROOT)
+    return subprocess.run([sys.executable, "-m", "clsl", *arguments], capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,10 @@ def test_figures_tables_and_provenance(smoke):
     assert "clsl notebook 03_wordnet, profile smoke, source" in (folder / "03_wordnet_levels.svg").read_text()
     performance = pd.read_csv(folder / "performance.csv")
     assert len(performance) == 4 and (performance["ratio"] > 0).all()
-    provenance = json.loads((folder / "provenance.json").read_text())
-    assert list(provenance) == [notebook.stem for notebook in NOTEBOOKS]
-    for made_by in provenance.values():
-        assert made_by["command"] == "./reproduce.sh smoke" and made_by["source"] == runs.source_digest()
+    notebooks = json.loads((folder / "provenance.json").read_text())
+    assert list(notebooks) == [notebook.stem for notebook in NOTEBOOKS]
+    for made_by in notebooks.values():
+        assert made_by["command"] == "./reproduce.sh smoke" and made_by["source"] == provenance.source_digest()
 
 
 def test_again_trains_nothing(smoke, monkeypatch):
@@ -84,7 +84,7 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
     monkeypatch.setenv("CLSL_RUNS", str(smoke[0].parent.parent / "runs"))
     out = tmp_path / "out.ipynb"
     command = ["notebooks/03_wordnet.ipynb", str(out), "-f", "notebooks/profiles/smoke.yml", "--no-progress-bar"]
-    done = subprocess.run([sys.executable, "-m", "papermill", *command], cwd=runs.ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "papermill", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (figures.folder("scratch") / "results.csv").exists()
 

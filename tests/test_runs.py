@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clsl import evaluate, runs, train
+from clsl import ROOT, claims, evaluate, provenance, runs, train
 from clsl.train import Pretraining
 
 SHORT = dict(epochs=2, batch_size=32)
@@ -130,29 +130,29 @@ def test_the_name_of_a_run_is_its_configuration_and_its_code(monkeypatch):
     name = runs._folder(Pretraining()).name
     assert re.fullmatch(r"simclr-[0-9a-f]{12}", name)
     assert name != runs._folder(Pretraining(lr=0.1)).name
-    monkeypatch.setattr(runs, "source_digest", lambda: "another")
+    monkeypatch.setattr(provenance, "source_digest", lambda: "another")
     assert name != runs._folder(Pretraining()).name
 
 
 def test_comments_and_docstrings_do_not_count():
     code = 'def f(x):\n    """Says,\n    at length."""\n    # why\n    return x + 1\n'
-    assert runs._code(code) == runs._code("def f(x):\n    return x + 1\n")
-    assert runs._code(code) != runs._code("def f(x):\n    return x + 2\n")
-    assert runs._code("x = 1  # why\n\n\ny = '# not a comment'\n") == "x = 1\ny = '# not a comment'"
-    assert "information" in runs.SOURCES and "evaluate" in runs.SOURCES
-    for name in runs.SOURCES:
-        assert (runs.ROOT / "clsl" / f"{name}.py").exists()
+    assert provenance._code(code) == provenance._code("def f(x):\n    return x + 1\n")
+    assert provenance._code(code) != provenance._code("def f(x):\n    return x + 2\n")
+    assert provenance._code("x = 1  # why\n\n\ny = '# not a comment'\n") == "x = 1\ny = '# not a comment'"
+    assert "information" in provenance.SOURCES and "evaluate" in provenance.SOURCES
+    for name in provenance.SOURCES:
+        assert (ROOT / "clsl" / f"{name}.py").exists()
 
 
 def test_table_and_summary(on_noise):
     table = runs.table(runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)]), "an_experiment")
     first = "experiment dataset encoder method clusters num_clusters seed epochs h_z i_zt h_z_given_t top1 knn seconds config"
     assert list(table)[:15] == first.split()
-    summary = runs.summary(table)
+    summary = claims.summary(table)
     assert len(summary) == 1 and summary["seeds"].item() == 2
     assert summary["top1"].item() == pytest.approx(table["top1"].mean())
     with pytest.raises(ValueError, match="several runs of simclr on instances with seed 0"):
-        runs.summary(pd.concat([table, table[:1]]))
+        claims.summary(pd.concat([table, table[:1]]))
     assert summary["top1_se"].item() == pytest.approx(table["top1"].std() / 2**0.5)
 
 
