@@ -96,7 +96,7 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
         (["reproduce", "smoke", "13"], "unknown notebook '13': choose from 01_loss, 03_wordnet"),
         (["reproduce", "smoke", "-p", "epoch", "3"], "unknown parameter 'epoch': the notebooks to run declare"),
         (["reproduce", "smoke", "01", "-p", "epochs", "3"], "unknown parameter 'epochs'"),
-        (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 5, got 'three'"),
+        (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 4, got 'three'"),
         (["reproduce", "smoke", "-p", "seeds", "[a]"], "parameter seeds[0] must be of type int, like 0, got 'a'"),
         (["reproduce", "smoke", "-p", "levels", "[4"], "parameter levels has a value that is neither YAML nor JSON: '[4'"),
         (["reproduce", "smoke", "-p", "profile", "cpu"], "the profile is the first argument"),
