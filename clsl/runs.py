@@ -149,6 +149,6 @@ def _statistics(z: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
 
 
 def _progress_file():
-    """Where the progress line goes: to the file that `reproduce` watches, else under the notebook's cell."""
+    """Where the progress line goes: to the file that `reproduce` watches, else below the cell or the command."""
     path = os.environ.get("CLSL_PROGRESS")
-    return open(path, "a") if path else contextlib.nullcontext(sys.stdout)
+    return open(path, "a") if path else contextlib.nullcontext(sys.stderr)
