@@ -206,8 +206,9 @@ def _live_line(title: str) -> Iterator[None]:
 
         def follow() -> None:
             while not done.wait(0.5):
-                line = progress.read_text().rstrip("\r\n ").rsplit("\r", 1)[-1].strip()
-                print(f"\r\033[K{title} · {line}"[:160], end="", flush=True)
+                lines = progress.read_text().split("\n")  # reading turns tqdm's carriage returns into these
+                last = next((line for line in reversed(lines) if line.strip()), "")
+                print(f"\r\033[K{title} · {last.strip()}"[:160], end="", flush=True)
 
         thread = threading.Thread(target=follow, daemon=True)
         if sys.stdout.isatty():

@@ -62,7 +62,7 @@ def get_all(configs: Sequence[Pretraining]) -> list[Run]:
     for config in missing:
         _prepare(config)
     epochs = sum(config.epochs for config in missing)
-    with _progress_file() as file, tqdm(total=epochs, file=file, bar_format="{desc} · {remaining} left") as bar:
+    with _progress_file() as file, tqdm(total=epochs, file=file, delay=0.01, bar_format="{desc} · {remaining} left") as bar:
         for i, config in enumerate(configs, 1):
             if config in missing:
                 _train(config, bar, f"run {i} of {len(configs)}, {config.method} on {config.clusters}")

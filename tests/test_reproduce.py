@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 
 import nbformat
 import pandas as pd
@@ -148,6 +149,17 @@ def test_a_failing_cell_is_named(tmp_path):
     assert line.startswith("clsl: 03_wordnet failed in cell ") and "ValueError: level 40 is out of range" in line
     assert line.endswith("03_wordnet.ipynb") and "smoke" in line
     assert not list((tmp_path / "runs").glob("*")) and "Traceback" not in done.stderr
+
+
+def test_the_live_line_shows_the_last_of_the_progress(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with reproduce._live_line("[1/3] 03_wordnet"):
+        with open(os.environ["CLSL_PROGRESS"], "w", newline="") as file:
+            file.write("run 1 of 2 · 00:20 left\rrun 2 of 2, epoch 3 of 5 · 00:10 left\n\r")
+        time.sleep(1.2)
+    printed = capsys.readouterr().out
+    assert "[1/3] 03_wordnet · run 2 of 2, epoch 3 of 5 · 00:10 left" in printed
+    assert "run 1" not in printed and "\n" not in printed and printed.endswith("\r\033[K")
 
 
 def test_train_from_a_file(tmp_path):

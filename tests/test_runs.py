@@ -170,6 +170,6 @@ def test_a_checkpoint_with_code_in_it_is_refused(on_noise, noise, tmp_path):
 def test_progress_goes_to_the_file_that_reproduce_watches(on_noise, monkeypatch, tmp_path):
     monkeypatch.setenv("CLSL_PROGRESS", str(tmp_path / "progress"))
     runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)])
-    lines = pd.Series((tmp_path / "progress").read_text().split("\r"))
-    assert lines.str.contains("run 2 of 2, simclr on instances, epoch 2 of 2").any()
-    assert lines.str.contains("left").any()
+    lines = [line.strip() for line in (tmp_path / "progress").read_text().splitlines() if line.strip()]
+    assert lines[0].startswith("run 1 of 2, simclr on instances, epoch 1 of 2 · 0")
+    assert lines[-1].startswith("run 2 of 2, simclr on instances, epoch 2 of 2 · 00:00 left")
