@@ -31,10 +31,6 @@ else
     fi
 fi
 
-# glibc gives the memory of large tensors back after each use and gets it again page by page, a tenth of a CPU's
-# training step; keep it instead. Other systems ignore this.
-export MALLOC_TRIM_THRESHOLD_=1000000000 MALLOC_MMAP_THRESHOLD_=1000000000 MALLOC_TOP_PAD_=100000000
-
 case "${1:-quick}" in
     test) shift; exec "$python" -m pytest "$@" ;;
     lab) shift; exec "$python" -m jupyterlab --notebook-dir notebooks "$@" ;;
