@@ -39,8 +39,8 @@ def test_the_size_of_a_chunk_changes_nothing(batch, monkeypatch):
 
 
 def crop(x, top, height, left, width, flip):
-    rows = augment.resampling(top, height, torch.zeros_like(flip), 32)
-    return augment.crop(x, rows, augment.resampling(left, width, flip, 32))
+    start, length, flip = torch.stack((top, left)), torch.stack((height, width)), torch.stack((torch.zeros_like(flip), flip))
+    return augment.crop(x, *augment.resampling(start, length, flip, 32))
 
 
 def jitter(x, brightness=None, contrast=None, saturation=None, hue=None):
@@ -91,15 +91,16 @@ def test_grayscale_is_a_saturation_of_nothing(batch):
 
 def test_laws_of_the_parameters():
     n = 200_000
-    top, height, left, width, flip, *factors, hue = augment._draw(n, 32, torch.Generator().manual_seed(0))
-    assert flip.float().mean() == pytest.approx(0.5, abs=0.01)
+    start, length, flip, factors, hue = augment._draw(n, 32, torch.Generator().manual_seed(0))
+    assert flip[1].float().mean() == pytest.approx(0.5, abs=0.01) and not flip[0].any()
     gray = factors[2] == 0
     assert gray.float().mean() == pytest.approx(0.2, abs=0.01)
     for factor in (*factors[:2], factors[2][~gray]):
         assert 0.6 <= factor.min() < 0.61 and 1.39 < factor.max() <= 1.4
         assert (factor == 1).float().mean() == pytest.approx(0.2, abs=0.01)
     assert hue.abs().max() <= 0.1 and (hue == 0).float().mean() == pytest.approx(0.2, abs=0.01)
-    assert (top >= 0).all() and (top + height <= 32 + 1e-4).all() and (left >= 0).all() and (left + width <= 32 + 1e-4).all()
+    assert (start >= 0).all() and (start + length <= 32 + 1e-4).all()
+    height, width = length
     area, ratio = height * width / 32**2, width / height
     assert 0.4 - 1e-4 <= area.min() and area.max() <= 1
     assert 0.75 - 1e-4 <= ratio.min() and ratio.max() <= 4 / 3 + 1e-4
