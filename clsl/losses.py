@@ -16,11 +16,10 @@ def cl_infonce(
 
         L = -mean_i 1/|P(i)| Σ_{j∈P(i)} log( exp(p_i·p_j/τ) / Σ_{a≠i} exp(p_i·p_a/τ) )
 
-    (the authors' code for paper A; README.md says how this is known). Since p_i·p_i = 1, all pairs of a cluster c of n_c
-    views, with the sum S_c of their projections, have a cosine of |S_c|² - n_c together. So no N×N mask of positives is
-    needed, and only the denominator is quadratic:
+    (the authors' code for paper A; README.md says how this is known). A row's positives enter only through their sum, that
+    of its cluster's n_c projections less its own. So no N×N mask of positives is needed, and only the denominator is quadratic:
 
-        L = mean_i logsumexp_{a≠i}(p_i·p_a/τ) - 1/2N Σ_c (|S_c|² - n_c) / (τ (n_c - 1))
+        L = mean_i [ logsumexp_{a≠i}(p_i·p_a/τ) - p_i·(S_c(i) - p_i) / (τ (n_c(i) - 1)) ]
 
     Args:
         u, v: [N, D] projections of the two views, of any length (normalised inside), in any floating type: the loss is
@@ -38,19 +37,10 @@ def cl_infonce(
     with torch.autocast(u.device.type, enabled=False):
         p = torch.cat([u, v])
         p = F.normalize(p.to(torch.promote_types(p.dtype, torch.float32)), dim=1)
-        loss = _LogSumExpOfOthers.apply(p, temperature).mean() - _cosine_of_positives(p, z) / temperature
+        loss = _ClInfoNCE.apply(p, _from_zero(z).repeat(2), temperature)
     if not (loss.is_cuda or loss.isfinite()):
         raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
     return loss if base_temperature is None else loss * (temperature / base_temperature)
-
-
-def _cosine_of_positives(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """mean_i 1/|P(i)| Σ_{j∈P(i)} p_i·p_j of the views p [2N, D] of images in clusters z [N]."""
-    cluster = _from_zero(z).repeat(2)
-    sums = torch.zeros_like(p).index_add(0, cluster, p)
-    counts = torch.zeros_like(p[:, 0]).index_add_(0, cluster, torch.ones_like(p[:, 0]))
-    squares = torch.zeros_like(p[:, 0]).index_add(0, cluster, p.square().sum(1))  # n_c, but for a projection of 0
-    return ((sums.square().sum(1) - squares) / (counts - 1)).sum() / len(p)  # 0 / -1 where a sum is of no cluster
 
 
 def _from_zero(z: torch.Tensor) -> torch.Tensor:
@@ -61,8 +51,8 @@ def _from_zero(z: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(steps).scatter_(0, order, steps)
 
 
-class _LogSumExpOfOthers(torch.autograd.Function):
-    """logsumexp_{a≠i}(p_i·p_a/τ) of each row [M], some rows at a time.
+class _ClInfoNCE(torch.autograd.Function):
+    """The loss of normalised projections p [M, D] in clusters [M], ids below M; the logsumexp some rows at a time.
 
     One number a row is kept for backward, which computes the similarities again; autograd would keep all M×M.
     Since p_i·p_j = p_j·p_i, a row's gradient also has the terms in which it was another row's denominator, so that one
@@ -70,26 +60,28 @@ class _LogSumExpOfOthers(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, p: torch.Tensor, temperature: float) -> torch.Tensor:
-        out = p.new_empty(len(p))
+    def forward(ctx, p: torch.Tensor, cluster: torch.Tensor, temperature: float) -> torch.Tensor:
+        denominator = p.new_empty(len(p))
         for rows, s in _similarities(p, temperature):
             largest = s.amax(1)
-            out[rows] = s.sub_(largest[:, None]).exp_().sum(1).log_().add_(largest)
-        ctx.save_for_backward(p, out)
+            denominator[rows] = s.sub_(largest[:, None]).exp_().sum(1).log_().add_(largest)
+        others = torch.zeros_like(p).index_add_(0, cluster, p)[cluster].sub_(p)  # the sum of each row's positives
+        count = torch.zeros_like(denominator).index_add_(0, cluster, torch.ones_like(denominator))[cluster].sub_(1)
+        others.div_((temperature * count)[:, None])
+        ctx.save_for_backward(p, others, denominator)
         ctx.temperature = temperature
-        return out
+        return denominator.mean() - (p * others).sum() / len(p)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        p, out = ctx.saved_tensors
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        p, others, denominator = ctx.saved_tensors
         grad_p = torch.empty_like(p)
         with torch.autocast(p.device.type, enabled=False):
             for rows, s in _similarities(p, ctx.temperature):
-                weight = (s - out[rows, None]).exp_().mul_(grad[rows, None])
-                weight.addcmul_(s.sub_(out).exp_(), grad.expand_as(s))
+                weight = (s - denominator[rows, None]).exp_().add_(s.sub_(denominator).exp_())
                 torch.mm(weight, p, out=grad_p[rows])
-        return grad_p.div_(ctx.temperature), None
+        return grad_p.div_(ctx.temperature).sub_(others, alpha=2).mul_(grad / len(p)), None, None
 
 
 def _similarities(p: torch.Tensor, temperature: float) -> Iterator[tuple[slice, torch.Tensor]]:
