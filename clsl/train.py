@@ -4,16 +4,18 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from . import encoders
-from .augment import two_views
+from .augment import random_view
 from .data import Images
 from .methods import METHODS
+
+_AHEAD = 1024  # images whose views are made at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,26 +123,38 @@ def _initial(config: Pretraining, num_clusters: int, where: torch.device) -> tup
 def _epoch(config, method, optimizer, pixels, z, images, epoch: int) -> dict[str, float]:
     start = time.perf_counter()
     generator = torch.Generator(pixels.device).manual_seed(1_000_003 * config.seed + epoch)
-    order = torch.randperm(len(z), generator=generator, device=z.device)
     steps = len(z) // config.batch_size
     total = torch.zeros((), device=z.device)
     method.train()
-    for i in range(steps):
+    for i, (views, ids) in enumerate(batches(config, pixels, z, images, generator)):
         lr = learning_rate(config, (epoch + i / steps) / config.epochs)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        batch = order[i * config.batch_size : (i + 1) * config.batch_size]
-        total += step(method, optimizer, pixels[batch], z[batch], images, generator)
+        total += step(method, optimizer, views, ids)
     loss = total.item() / steps
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss} in epoch {epoch + 1} of {config.method}: lower lr ({config.lr})")
     return {"epoch": epoch + 1, "loss": loss, "lr": lr, "seconds": time.perf_counter() - start}
 
 
-def step(method, optimizer, pixels: torch.Tensor, z: torch.Tensor, images: Images, generator: torch.Generator) -> torch.Tensor:
-    """One step on a batch, uint8 [N, 3, S, S] with cluster ids z [N]: augment, loss, gradient, update; the loss."""
-    views = two_views(pixels, images.mean, images.std, generator)
-    with autocast(pixels.device):
+def batches(
+    config: Pretraining, pixels: torch.Tensor, z: torch.Tensor, images: Images, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch of pixels, uint8 [M, 3, S, S], in random order: views [2N, 3, S, S], first views first, and cluster ids [N].
+
+    The views of several batches are made at once: for one alone, starting the many small operations costs as much as they do.
+    """
+    size, steps = config.batch_size, len(z) // config.batch_size
+    order = torch.randperm(len(z), generator=generator, device=z.device)[: steps * size].view(steps, size)
+    for some in order.split(max(1, _AHEAD // size)):
+        twice = some[:, None].expand(-1, 2, -1).flatten()
+        views = random_view(pixels[twice], images.mean, images.std, generator)
+        yield from zip(views.split(2 * size), z[some])
+
+
+def step(method, optimizer, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """One step on the views [2N, 3, S, S] of images with cluster ids z [N]: loss, gradient, update; the loss."""
+    with autocast(views.device):
         loss = method(views, z)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
