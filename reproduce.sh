@@ -31,6 +31,11 @@ else
     fi
 fi
 
+# glibc gives a training step's memory back to the system and fetches it again for the next one, which takes a tenth to a
+# third of the step on a CPU. So it keeps all blocks up to 32 MiB, its own upper limit, and 512 MiB of freed memory.
+export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} \
+    MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-536870912}
+
 case "${1:-quick}" in
     test) shift; exec "$python" -m pytest "$@" ;;
     lab) shift; exec "$python" -m jupyterlab --notebook-dir notebooks "$@" ;;
