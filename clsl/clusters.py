@@ -1,11 +1,14 @@
 """Stage 1: auxiliary information → one cluster id per image, an int64 tensor [N] of ids 0 … K-1."""
 
+import dataclasses
 import inspect
 from collections.abc import Sequence
 
+import faiss
 import torch
 from nltk.corpus.reader.wordnet import Synset
 
+from . import data
 from .data import Images
 from .wordnet import Hierarchy
 
@@ -35,31 +38,182 @@ def from_wordnet(synsets: Sequence[Synset], labels: torch.Tensor, level: int) ->
     return from_labels(cluster_of_class[labels])
 
 
-def make(spec: str, images: Images) -> torch.Tensor:
-    """Clusters by their name in a configuration: "instances", "labels", "wordnet:level=4".
+def from_attributes(attributes: torch.Tensor, k: int) -> torch.Tensor:
+    """Each combination of values of the k attributes of highest entropy, after the authors' code. attributes: 0 or 1 [N, A].
 
-    A name, then after a colon the options of the function of that name, separated by commas. Raises ValueError for an
-    unknown name or option, or where the images lack what the clusters are made from.
+    Raises what `most_informative` raises.
     """
+    chosen = attributes[:, most_informative(attributes, k)]
+    return torch.unique(chosen, dim=0, return_inverse=True)[1]
+
+
+def most_informative(attributes: torch.Tensor, k: int) -> torch.Tensor:
+    """Indices [k] of the attributes [N, A] of highest entropy, the highest first, the first of equals first.
+
+    Raises ValueError where the attributes are not binary, k is not between 1 and A, or one of the k is the same for all.
+    """
+    if attributes.ndim != 2 or not ((attributes == 0) | (attributes == 1)).all():
+        raise ValueError(
+            f"attributes must be 0 or 1, one row an image: got {attributes.dtype} of shape {tuple(attributes.shape)}"
+        )
+    if not 1 <= k <= attributes.shape[1]:
+        raise ValueError(f"k must be between 1 and the number of attributes, {attributes.shape[1]}, got {k}")
+    share = attributes.double().mean(0)
+    chosen = (share - 0.5).abs().sort(stable=True).indices[:k]  # the nearer to half, the higher the entropy
+    if share[chosen[-1]] in (0, 1):
+        raise ValueError(f"attribute {int(chosen[-1])} is the same for every image: k = {k} is more than tell images apart")
+    return chosen
+
+
+def from_kmeans(features: torch.Tensor, k: int, seed: int, iterations: int = 20, starts: int = 5) -> torch.Tensor:
+    """The nearest of k centroids (Euclidean) of float features [N, D]; the best of `starts` random starts, by faiss.
+
+    Iterations and starts are the authors'. Fewer than k ids come out where equal features leave a centroid empty.
+    Raises ValueError where the features are not finite, or k is not between 1 and N.
+    """
+    if features.ndim != 2 or not features.isfinite().all():
+        raise ValueError(f"k-means needs finite features [N, D], got {features.dtype} of shape {tuple(features.shape)}")
+    if not 1 <= k <= len(features):
+        raise ValueError(f"k must be between 1 and the number of images, {len(features)}, got {k}")
+    x = features.detach().float().cpu()
+    shuffled = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))  # images come in the order of classes
+    options = dict(niter=iterations, nredo=starts, seed=seed % 2**31, min_points_per_centroid=1, max_points_per_centroid=len(x))
+    kmeans = faiss.Kmeans(x.shape[1], k, **options)
+    kmeans.train(x[shuffled].numpy())
+    return from_labels(torch.from_numpy(kmeans.assign(x.numpy())[1]))
+
+
+def merged(t: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
+    """The classes merged two by two in random order, `steps` times: H(Z|T) stays 0 while I(Z;T) falls.
+
+    t: integers [N]. After the authors' first controlled family; 0 steps leave the classes. An odd one out stays alone.
+    """
+    if steps < 0:
+        raise ValueError(f"steps must not be negative, got {steps}")
+    z, generator = from_labels(t), torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        z = torch.randperm(int(z.max()) + 1, generator=generator)[z] // 2
+    return z
+
+
+def split(t: torch.Tensor, depth: int, seed: int) -> torch.Tensor:
+    """Every class halved at random, and each half again, `depth` times: I(Z;T) stays H(T) while H(Z|T) grows.
+
+    t: integers [N]. After the authors' second controlled family; deep enough, every image is its own cluster. Clusters of
+    a greater depth lie inside those of a smaller one.
+    """
+    if depth < 0:
+        raise ValueError(f"depth must not be negative, got {depth}")
+    t, generator = from_labels(t), torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(t), generator=generator)
+    order = order[t[order].sort(stable=True).indices]  # by class, at random within
+    counts = t.bincount()
+    rank = torch.arange(len(t)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    parts = min(2**depth, 2 ** len(t).bit_length())
+    part = torch.empty_like(t)
+    part[order] = rank * parts // counts.repeat_interleave(counts)
+    return from_labels(t * parts + part)
+
+
+def permuted(z: torch.Tensor, t: torch.Tensor, classes: int, seed: int) -> torch.Tensor:
+    """The ids z permuted among the images of some classes, drawn at random: H(Z) stays while I(Z;T) falls.
+
+    z, t: integers [N]; classes: how many. After the authors' third controlled family.
+    """
+    z, t, generator = from_labels(z), from_labels(t), torch.Generator().manual_seed(seed)
+    if not 0 <= classes <= int(t.max()) + 1:
+        raise ValueError(f"classes must be between 0 and {int(t.max()) + 1}, got {classes}")
+    drawn = torch.randperm(int(t.max()) + 1, generator=generator)[:classes]
+    images = torch.isin(t, drawn).nonzero()[:, 0]
+    out = z.clone()
+    out[images] = z[images[torch.randperm(len(images), generator=generator)]]
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeans:
+    """Clusters that the training makes of the network's own projections before every epoch, from one start."""
+
+    k: int
+
+    def __call__(self, features: torch.Tensor, seed: int) -> torch.Tensor:
+        return from_kmeans(features, self.k, seed, starts=1)
+
+
+def make(spec: str, images: Images, seed: int = 0) -> torch.Tensor | KMeans:
+    """Clusters by their name in a configuration: "instances", "labels", "wordnet:level=4", "kmeans:k=250", …
+
+    A name of `_MAKERS`, then after a colon its options, whole numbers separated by commas (noise in percent). The seed is
+    that of what is drawn at random. Raises ValueError for an unknown name or option, where the images lack what the
+    clusters are made from, and as the function of that name does.
+    """
+    maker, options = _parsed(spec, _MAKERS)
+    return maker(images, seed, **options)
+
+
+def vectors(spec: str, images: Images, seed: int = 0) -> torch.Tensor:
+    """What such clusters are made from, as float32 [N, A] of 0 and 1, for methods that take it as it is.
+
+    The k attributes themselves; the synsets on the path from the root down to a level of WordNet. Raises ValueError as
+    `make` does, or for clusters that are made from neither.
+    """
+    maker, options = _parsed(spec, _VECTORS)
+    return maker(images, seed, **options).float()
+
+
+def _parsed(spec: str, makers: dict):
     name, _, rest = spec.partition(":")
-    if name not in _MAKERS:
-        raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(_MAKERS)}")
+    if name not in makers:
+        raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(makers)}")
     try:
         options = {key: int(value) for key, value in (pair.split("=") for pair in rest.split(",") if pair)}
-        inspect.signature(_MAKERS[name]).bind(images, **options)
+        inspect.signature(makers[name]).bind(None, 0, **options)
     except (ValueError, TypeError):
         raise ValueError(f"clusters {spec!r} have a wrong, missing or extra option: write them like wordnet:level=4") from None
-    return _MAKERS[name](images, **options)
+    return makers[name], options
 
 
-def _wordnet(images: Images, level: int) -> torch.Tensor:
-    if images.synsets is None:
-        raise ValueError("clusters from WordNet need class names that WordNet knows, and these images have none")
-    return from_wordnet(images.synsets, images.labels, level)
+def _hypernyms(images: Images, level: int) -> torch.Tensor:
+    hierarchy = Hierarchy(data.synsets(images))
+    hierarchy.at(level)  # refuses a level out of range
+    paths = [set(path[: level + 1]) for path in hierarchy.paths]
+    names = sorted(set().union(*paths), key=lambda s: s.name())
+    return torch.tensor([[name in path for name in names] for path in paths])[images.labels]
 
 
+def _attributes(images: Images) -> torch.Tensor:
+    if images.attributes is None:
+        raise ValueError("clusters from attributes need annotated images, and these have no attributes")
+    return images.attributes
+
+
+def _annotators(images: Images, noise: int, seed: int) -> torch.Tensor:
+    return data.annotated(images, noise / 100, seed).attributes
+
+
+def _kmeans(images: Images, seed: int, k: int) -> KMeans:
+    if not 1 <= k <= len(images):
+        raise ValueError(f"k must be between 1 and the number of images, {len(images)}, got {k}")
+    return KMeans(k)
+
+
+def _best(attributes: torch.Tensor, k: int) -> torch.Tensor:
+    return attributes[:, most_informative(attributes, k)]
+
+
+_VECTORS = {
+    "wordnet": lambda images, seed, level: _hypernyms(images, level),
+    "attributes": lambda images, seed, k: _best(_attributes(images), k),
+    "annotators": lambda images, seed, k, noise: _best(_annotators(images, noise, seed), k),
+}
 _MAKERS = {
-    "instances": lambda images: from_instances(len(images)),
-    "labels": lambda images: from_labels(images.labels),
-    "wordnet": _wordnet,
+    "instances": lambda images, seed: from_instances(len(images)),
+    "labels": lambda images, seed: from_labels(images.labels),
+    "wordnet": lambda images, seed, level: from_wordnet(data.synsets(images), images.labels, level),
+    "attributes": lambda images, seed, k: from_attributes(_attributes(images), k),
+    "annotators": lambda images, seed, k, noise: from_attributes(_annotators(images, noise, seed), k),
+    "kmeans": _kmeans,
+    "merged": lambda images, seed, steps: merged(images.labels, steps, seed),
+    "split": lambda images, seed, depth: split(images.labels, depth, seed),
+    "permuted": lambda images, seed, depth, classes: permuted(split(images.labels, depth, seed), images.labels, classes, seed),
 }

@@ -30,6 +30,7 @@ class Images:
     std: tuple[float, float, float]
     synsets: tuple[Synset, ...] | None = None  # one a class
     attributes: torch.Tensor | None = None  # bool [N, A]
+    attribute_names: tuple[str, ...] | None = None  # one an attribute
     tags: tuple[str, ...] | None = None  # one a image: the noun it was searched by
 
     def __len__(self) -> int:
@@ -49,19 +50,42 @@ class Images:
 def load(name: str, split: str, size: int | None = None) -> Images:
     """A split ("train" or "test") of a data set, or `size` of its images drawn once and for all at random.
 
-    Looks in the cache ($CLSL_DATA, else the user's cache folder), then at the official source, then in the
+    The split "held_out" is the images of "train" that are drawn last: to choose settings by, next to a train of smaller
+    size. Looks in the cache ($CLSL_DATA, else the user's cache folder), then at the official source, then in the
     registries. Raises ValueError for an unknown name, split or size, OSError where nothing can be fetched or stored.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")
-    if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r}: choose train or test")
-    images = DATASETS[name](split)
-    if size is None:
+    if split not in ("train", "held_out", "test"):
+        raise ValueError(f"unknown split {split!r}: choose train, held_out or test")
+    images = DATASETS[name]("test" if split == "test" else "train")
+    if size is None and split != "held_out":
         return images
-    if not 0 < size <= len(images):
+    if size is None or not 0 < size <= len(images):
         raise ValueError(f"size {size} is out of range: {name} {split} has {len(images)} images")
-    return images.subset(torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:size])
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    return images.subset(order[-size:] if split == "held_out" else order[:size])
+
+
+def synsets(images: Images) -> tuple[Synset, ...]:
+    """The synset of each class. Raises ValueError where they are not known."""
+    if images.synsets is None:
+        raise ValueError("clusters from WordNet need class names that WordNet knows, and these images have none")
+    return images.synsets
+
+
+def annotated(images: Images, noise: float, seed: int) -> Images:
+    """The images with the attributes that simulated annotators saw, for data sets that have none of their own.
+
+    The truth is a class's attributes in WordNet (`wordnet.attributes`); each attribute of each image is seen wrongly with
+    probability `noise`, drawn from the seed. Raises ValueError where the noise is not between 0 and 1/2.
+    """
+    if not 0 <= noise <= 0.5:
+        raise ValueError(f"noise must be between 0 and 0.5, got {noise}")
+    names, columns = zip(*wordnet.attributes(synsets(images)).items())
+    truth = torch.tensor(columns).T[images.labels]
+    wrong = torch.rand(truth.shape, generator=torch.Generator().manual_seed(seed)) < noise
+    return dataclasses.replace(images, attributes=truth ^ wrong, attribute_names=names)
 
 
 # --- CIFAR-10 ---------------------------------------------------------------------------------------------------------

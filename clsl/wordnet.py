@@ -78,6 +78,26 @@ class Hierarchy:
         return "\n".join(_branch([path[: level + 1] for path in self.paths], 0))
 
 
+def attributes(synsets: Sequence[Synset]) -> dict[str, tuple[bool, ...]]:
+    """What WordNet says of some synsets and not of others: name → has it, one a synset.
+
+    Every hypernym, on every path to the root, and every part of a synset or of its hypernyms ("has a tail"). Of those that
+    divide the synsets in the same two groups, an animal and an artifact for instance, only one is kept: the first
+    hypernym by name, else the first part.
+    """
+    above = [{h for path in s.hypernym_paths() for h in path} for s in synsets]
+    parts = [{part for h in up for part in h.part_meronyms()} for up in above]
+    out, seen = {}, set()
+    for prefix, each in (("", above), ("has ", parts)):
+        for s in sorted(set().union(*each), key=lambda s: s.name()):
+            has = tuple(s in mine for mine in each)
+            division = frozenset((has, tuple(not value for value in has)))
+            if len(set(has)) == 2 and division not in seen:
+                seen.add(division)
+                out[prefix + s.name().split(".")[0].replace("_", " ")] = has
+    return out
+
+
 def _branch(paths: list[tuple[Synset, ...]], indent: int) -> list[str]:
     """The lines of a subtree whose paths all begin with the same synset."""
     chain = [paths[0][0]]

@@ -240,3 +240,12 @@ def test_once_makes_once(monkeypatch, tmp_path):
 def test_a_downloader_that_fails_is_one_line(tmp_path):
     with pytest.raises(OSError, match="^thing could not be fetched: npm ERROR 404$"):
         downloads._run(["sh", "-c", "echo hello; echo npm ERROR 404; echo error later; exit 3"], "thing", tmp_path)
+
+
+def test_held_out_images_are_not_trained_on():
+    train, held_out = data.load("cifar10", "train", size=300), data.load("cifar10", "held_out", size=200)
+    everything = data.load("cifar10", "train")
+    assert len(held_out) == 200 and len({*map(bytes, train.images), *map(bytes, held_out.images)}) == 500
+    assert set(map(bytes, held_out.images)) <= set(map(bytes, everything.images))
+    with pytest.raises(ValueError, match="size None is out of range: cifar10 held_out has 50000 images"):
+        data.load("cifar10", "held_out")

@@ -117,3 +117,14 @@ def test_a_cache_of_group_writable_folders(monkeypatch, tmp_path):
     finally:
         os.umask(before)
     assert all(path.stat().st_mode & 0o022 == 0 for path in (folder, *folder.rglob("*")))
+
+
+def test_attributes_tell_synsets_apart():
+    names = ["dog", "cat", "car", "ship"]
+    table = wordnet.attributes([wordnet.synset(name) for name in names])
+    assert table["animal"] == (True, True, False, False) and "artifact" not in table  # which says the same
+    assert "entity" not in table
+    assert all(0 < sum(has) < 4 for has in table.values())
+    assert any(name.startswith("has ") for name in wordnet.attributes([synset(name) for name in CIFAR10]))
+    divisions = [frozenset((has, tuple(not value for value in has))) for has in table.values()]
+    assert len(set(divisions)) == len(divisions)
