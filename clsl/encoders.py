@@ -1,7 +1,37 @@
 """Backbones and projection heads: an image → its representation → the projection that the loss sees."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+
+from .augment import evaluation_view
+from .data import Images
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(where: torch.device) -> torch.autocast:
+    """bfloat16 where the hardware computes with it."""
+    if where.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.autocast(where.type, torch.bfloat16, enabled=fast)
+
+
+@torch.no_grad()
+def features(
+    network: Callable, images: Images, where: torch.device = torch.device("cpu"), batch_size: int = 512
+) -> torch.Tensor:
+    """What a network in evaluation mode makes of the images as they are, not augmented: float32 [N, D]; where: it lies."""
+    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
+    with autocast(where):
+        batches = [network(evaluation_view(b.to(where), images.mean, images.std)).float() for b in pixels.split(batch_size)]
+    return torch.cat(batches)
 
 
 def build(name: str) -> nn.Module:
@@ -17,6 +47,14 @@ def build(name: str) -> nn.Module:
 def projection_head(dim: int, projection_dim: int) -> nn.Sequential:
     """Linear, ReLU, Linear without batch normalisation, as in the authors' code: [N, dim] → [N, projection_dim]."""
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, projection_dim))
+
+
+def three_layer_head(dim: int, projection_dim: int) -> nn.Sequential:
+    """Three linear layers, each with batch normalisation, as in the authors' dual-head code: [N, dim] → [N, projection_dim]."""
+    hidden = [
+        layer for _ in range(2) for layer in (nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(inplace=True))
+    ]
+    return nn.Sequential(*hidden, nn.Linear(dim, projection_dim, bias=False), nn.BatchNorm1d(projection_dim))
 
 
 class Tiny(nn.Sequential):

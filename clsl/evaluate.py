@@ -4,24 +4,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .augment import evaluation_view, random_view
+from .augment import random_view
 from .data import Images
-from .train import autocast
+from .encoders import autocast, features
 
 L2 = 1e-3  # of the L-BFGS probe: half of it times the squared weights is added to the mean cross-entropy
 NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.07
-
-
-@torch.no_grad()
-def features(encoder: nn.Module, images: Images, batch_size: int = 512) -> torch.Tensor:
-    """Representations before the projection head, of the images as they are: float32 [N, D] on the encoder's device."""
-    encoder.eval()
-    where = next(encoder.parameters()).device
-    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
-    with autocast(where):
-        batches = [encoder(evaluation_view(b.to(where), images.mean, images.std)).float() for b in pixels.split(batch_size)]
-    return torch.cat(batches)
 
 
 def lbfgs_probe(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor, t_test: torch.Tensor) -> float:
@@ -72,7 +61,7 @@ def sgd_probe(encoder: nn.Module, train: Images, test: Images, seed: int, epochs
             loss.backward()
             optimizer.step()
         schedule.step()
-    return _top1(layer(features(encoder, test)).argmax(1), test.labels.to(where))
+    return _top1(layer(features(encoder, test, where)).argmax(1), test.labels.to(where))
 
 
 @torch.no_grad()
@@ -93,10 +82,12 @@ def evaluate(encoder: nn.Module, train: Images, test: Images, probe: str, seed: 
 
     Raises ValueError where a representation is not finite.
     """
-    a, b = features(encoder, train), features(encoder, test)
+    where = next(encoder.parameters()).device
+    encoder.eval()
+    a, b = features(encoder, train, where), features(encoder, test, where)
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("the representations hold NaN or infinity: the training diverged, lower its lr")
-    t, t_test = train.labels.to(a.device), test.labels.to(a.device)
+    t, t_test = train.labels.to(where), test.labels.to(where)
     top1 = lbfgs_probe(a, t, b, t_test) if probe == "lbfgs" else sgd_probe(encoder, train, test, seed)
     return {"top1": top1, "knn": knn(a, t, b, t_test)}
 

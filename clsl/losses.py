@@ -43,6 +43,22 @@ def cl_infonce(
     return loss if base_temperature is None else loss * (temperature / base_temperature)
 
 
+def info_nce(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor | None = None, temperature: float = 0.1) -> torch.Tensor:
+    """InfoNCE from one set of projections to another; a scalar in nats.
+
+        L = -mean_i 1/|P(i)| Σ_{j∈P(i)} log( exp(u_i·v_j/τ) / Σ_a exp(u_i·v_a/τ) ),    P(i) = {j: z_j = z_i}
+
+    u, v: [N, D], normalised inside. Without z, v_i is the one positive of u_i, as CMC contrasts two views (Tian et al. 2020);
+    with cluster ids z [N] it is the form across views of the authors' dual-head code.
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        log_p = (F.normalize(u.float(), dim=1) @ F.normalize(v.float(), dim=1).T / temperature).log_softmax(1)
+        if z is None:
+            return -log_p.diagonal().mean()
+        positives = (z[:, None] == z).float()
+        return -((log_p * positives).sum(1) / positives.sum(1)).mean()
+
+
 def _from_zero(z: torch.Tensor) -> torch.Tensor:
     """Any ids → ids from 0, without asking a GPU how many there are."""
     ordered, order = z.sort()

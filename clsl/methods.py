@@ -1,52 +1,244 @@
-"""What each method adds to an encoder: its heads and its loss.
+"""What each method adds to an encoder: its heads, its momentum copy or queue, its loss.
 
-A method is a module made from (encoder, number of clusters, configuration); called with the views [2N, 3, S, S] of N
-images, first views first, and their cluster ids z [N], it returns the loss. The training loop knows no more.
+A method is made from (encoder, number of clusters or attributes, configuration); called with the views [2N, 3, S, S] of N
+images, first views first, and what is known of each image, z, it returns the loss. The training loop knows no more.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .encoders import projection_head
-from .losses import cl_infonce
+from .encoders import projection_head, three_layer_head
+from .losses import cl_infonce, info_nce
 
 if TYPE_CHECKING:
     from .train import Pretraining
 
 
-class ClInfoNCE(nn.Module):
+class Method(nn.Module):
+    """An encoder with a head; z is a cluster id [N], or the attributes [N, A] for methods that take them as they are."""
+
+    def __init__(self, encoder: nn.Module, head: nn.Module, config: Pretraining):
+        super().__init__()
+        self.encoder, self.head, self.temperature = encoder, head, config.temperature
+
+    def project(self, views: torch.Tensor) -> torch.Tensor:
+        """Views [N, 3, S, S] → [N, D]: what k-means clusters, normalised, where clusters are made anew before every epoch."""
+        return self.head(self.encoder(views))
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:
+        """Told, before such an epoch, of all images' normalised projections [M, D] and their clusters [M].
+
+        progress: the share of the training done by the middle of that epoch. Returns the parameters that begin again.
+        """
+        return ()
+
+
+class ClInfoNCE(Method):
     """Cl-InfoNCE on the projections; with its own two cases, SimCLR and supervised contrastive learning."""
 
-    def __init__(self, encoder: nn.Module, num_clusters: int, config: Pretraining):
-        super().__init__()
-        self.encoder, self.head = encoder, projection_head(encoder.dim, config.projection_dim)
-        self.temperature, self.base_temperature = config.temperature, config.base_temperature
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, projection_head(encoder.dim, config.projection_dim), config)
+        self.base_temperature = config.base_temperature
 
     def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        u, v = self.head(self.encoder(views)).chunk(2)
+        u, v = self.project(views).chunk(2)
         return cl_infonce(u, v, z, self.temperature, self.base_temperature)
 
 
-class CrossEntropy(nn.Module):
-    """Predicts the cluster of each view with one linear layer on the representation: what A2 compares with."""
+class CrossEntropy(Method):
+    """Predicts the cluster of each view with one linear layer on the representation.
 
-    def __init__(self, encoder: nn.Module, num_clusters: int, config: Pretraining):
-        super().__init__()
-        self.encoder, self.head = encoder, nn.Linear(encoder.dim, num_clusters)
+    On k-means clusters it is DeepCluster's idea (Caron et al. 2018): the representation is clustered, and the layer begins
+    again with the clusters, whose ids mean something else each time. DeepCluster also draws as many images of each cluster.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, nn.Linear(encoder.dim, size), config)
+
+    def project(self, views: torch.Tensor) -> torch.Tensor:
+        return self.encoder(views)
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:
+        nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
+        return tuple(self.head.parameters())
 
     def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.head(self.encoder(views)).float(), z.repeat(2))
 
 
-# name → the module, and the clusters that make the method what it is (None: the configuration's)
+class AttributePrediction(Method):
+    """Predicts each attribute of each view, yes or no, with one linear layer on the representation."""
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, nn.Linear(encoder.dim, size), config)
+
+    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(self.head(self.encoder(views)).float(), z.repeat(2, 1))
+
+
+class CMC(Method):
+    """Contrastive multiview coding (Tian et al. 2020): the image against its attributes as the other view, both ways."""
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, projection_head(encoder.dim, config.projection_dim), config)
+        layers = nn.Linear(size, encoder.dim), nn.ReLU(inplace=True), nn.Linear(encoder.dim, config.projection_dim)
+        self.attribute_encoder = nn.Sequential(*layers)
+
+    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        a, pairs = self.attribute_encoder(z), self.project(views).chunk(2)
+        both_ways = [info_nce(u, v, temperature=self.temperature) for p in pairs for u, v in ((p, a), (a, p))]
+        return sum(both_ways) / len(both_ways)
+
+
+class MoCo(Method):
+    """MoCo v2 (Chen et al. 2020): the second view goes through a slow copy; negatives come from a queue of its projections.
+
+    The loss is equation 1, the copy equation 2 of He et al. (2020). The authors shuffle batches over devices, so that a
+    query and its key are not normalised by the same images; here both see one batch, on one device.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, projection_head(encoder.dim, config.projection_dim), config)
+        self.key = copy.deepcopy(nn.Sequential(self.encoder, self.head)).requires_grad_(False)
+        self.momentum = config.encoder_momentum
+        length = config.queue_size // config.batch_size * config.batch_size  # whole batches
+        self.register_buffer("queue", F.normalize(torch.randn(length, config.projection_dim), dim=1))
+
+    def project(self, views: torch.Tensor) -> torch.Tensor:
+        return self.key(views)
+
+    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        query, key = self._encode(views)
+        loss = self._contrast(query, key, z)
+        self.queue = torch.cat([key, self.queue[: -len(key)]])
+        return loss
+
+    def _encode(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        first, second = views.chunk(2)
+        with torch.no_grad():
+            for slow, fast in zip(self.key.parameters(), [*self.encoder.parameters(), *self.head.parameters()]):
+                slow.lerp_(fast, 1 - self.momentum)
+            key = F.normalize(self.key(second).float(), dim=1)
+        return self.head(self.encoder(first)), key
+
+    def _contrast(self, query: torch.Tensor, key: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            query = F.normalize(query.float(), dim=1)
+            logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T], dim=1) / self.temperature
+            return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
+
+
+class PCL(MoCo):
+    """Prototypical contrastive learning (Li et al. 2021): MoCo, and the image against its cluster's prototype.
+
+    ProtoNCE is equation 11, with one clustering and all other prototypes as negatives; each prototype's temperature, its
+    concentration, is equation 12 with α = 10, scaled to a mean of τ. As in the authors' code, a cluster of one has the
+    largest concentration, all are clipped between their 10th and 90th percentile, and the first tenth of the training,
+    to the nearest epoch, is MoCo's only.
+    """
+
+    prototypes: torch.Tensor | None = None
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:
+        if progress < 0.1:
+            return ()
+        count = z.bincount().float()
+        means = torch.zeros(len(count), projections.shape[1], device=z.device).index_add_(0, z, projections) / count[:, None]
+        spread = torch.zeros_like(count).index_add_(0, z, (projections - means[z]).norm(dim=1))
+        concentration = spread / (count * (count + 10).log())
+        concentration[spread < 1e-6] = concentration.max().clamp(min=1e-6)
+        concentration.clamp_(*concentration.quantile(torch.tensor([0.1, 0.9], device=z.device)))
+        self.prototypes = F.normalize(means, dim=1)
+        self.concentration = self.temperature * concentration / concentration.mean()
+        return ()
+
+    def _contrast(self, query: torch.Tensor, key: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        loss = super()._contrast(query, key, z)
+        if self.prototypes is None:
+            return loss
+        with torch.autocast(query.device.type, enabled=False):
+            similarity = F.normalize(query.float(), dim=1) @ self.prototypes.T
+            return loss + F.cross_entropy(similarity / self.concentration, z)
+
+
+class DualHead(Method):
+    """The authors' ImageNet-100* variant: InfoNCE on one head, Cl-InfoNCE across views on another, with equal weights.
+
+    The clusters are made of the first head's projections. The first fortieth of the training (5 of 200 epochs), to the
+    nearest epoch, is InfoNCE's only.
+    """
+
+    instance = cluster = True
+    warm_up = 5 / 200
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, three_layer_head(encoder.dim, config.projection_dim), config)
+        self.cluster_head = three_layer_head(encoder.dim, config.projection_dim)
+        self.weight = 1.0  # of the cluster head
+
+    def project(self, views: torch.Tensor) -> torch.Tensor:
+        head = self.head if self.instance else self.cluster_head
+        return head(self.encoder(views))
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:
+        self.weight = float(not self.instance or progress >= self.warm_up)
+        return ()
+
+    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        h = self.encoder(views)
+        loss = 0
+        if self.instance:
+            u, v = self.head(h).chunk(2)
+            loss = cl_infonce(u, v, torch.arange(len(u), device=u.device), self.temperature)
+        if self.cluster:
+            u, v = self.cluster_head(h).chunk(2)
+            both_ways = info_nce(u, v, z, self.temperature) + info_nce(v, u, z, self.temperature)
+            loss = loss + self.weight * both_ways / 2
+        return loss
+
+
+class InstanceHead(DualHead):
+    """The instance half of the dual head alone."""
+
+    cluster = False
+
+
+class ClusterHead(DualHead):
+    """The cluster half of the dual head alone, its clusters made of its own projections."""
+
+    instance = False
+
+
+class Entry(NamedTuple):
+    """A method by name: its module, and what it asks to be told of each image."""
+
+    module: type[Method]
+    clusters: str | None = None  # the clusters that make it what it is; "kmeans": any of that kind; None: any
+    attributes: bool = False  # takes what the clusters are made from as it is
+
+
 METHODS = {
-    "simclr": (ClInfoNCE, "instances"),
-    "cl_infonce": (ClInfoNCE, None),
-    "supcon": (ClInfoNCE, "labels"),
-    "cross_entropy": (CrossEntropy, None),
+    "simclr": Entry(ClInfoNCE, "instances"),
+    "cl_infonce": Entry(ClInfoNCE),
+    "supcon": Entry(ClInfoNCE, "labels"),
+    "cross_entropy": Entry(CrossEntropy),
+    "attribute_prediction": Entry(AttributePrediction, attributes=True),
+    "cmc": Entry(CMC, attributes=True),
+    "moco": Entry(MoCo, "instances"),
+    "pcl": Entry(PCL, "kmeans"),
+    "dual_head": Entry(DualHead, "kmeans"),
+    "instance_head": Entry(InstanceHead, "instances"),
+    "cluster_head": Entry(ClusterHead, "kmeans"),
 }
+
+# Each method's learning rate and temperature at the small profiles: search.py chooses them, and writes this file.
+SETTINGS = json.loads(Path(__file__).with_name("settings.json").read_text())

@@ -18,8 +18,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
-from . import ROOT, clusters, data, encoders, evaluate, information, provenance, train
+from . import ROOT, clusters, data, encoders, evaluate, provenance, train
+from .methods import METHODS
 from .train import Pretraining
+
+
+class DryRun(Exception):
+    """What `get_all` would have trained."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Run:
 
     @property
     def history(self) -> pd.DataFrame:
-        """A row an epoch: epoch, loss, lr, seconds."""
+        """A row an epoch: epoch, loss, lr, seconds, num_clusters; h_z, i_zt, h_z_given_t in bits."""
         return pd.read_csv(self.folder / "history.csv")
 
     def encoder(self) -> nn.Module:
@@ -55,17 +60,18 @@ def get_all(configs: Sequence[Pretraining]) -> list[Run]:
     """The runs of some configurations, in their order; those that are missing are trained behind one progress line.
 
     An interrupted training goes on from its last epoch; two processes that ask for the same run train it once.
-    Every configuration's data and clusters are looked at before the first is trained. Raises what
-    data.load, clusters.make and train.fit raise.
+    Every configuration's data and clusters are looked at before the first is trained. Raises what data.load,
+    clusters.make and train.fit raise, and DryRun where `reproduce` only wants to know what would be trained.
     """
-    missing = [config for config in configs if not (_folder(config) / "result.json").exists()]
+    missing = list(dict.fromkeys(config for config in configs if not (_folder(config) / "result.json").exists()))
     for config in missing:
         _prepare(config)
+    if os.environ.get("CLSL_DRY_RUN"):
+        raise DryRun(f"{len(missing)} of {len(dict.fromkeys(configs))} runs to train, {sum(c.epochs for c in missing)} epochs")
     epochs = sum(config.epochs for config in missing)
     with _progress_file() as file, tqdm(total=epochs, file=file, delay=0.01, bar_format="{desc} · {remaining} left") as bar:
-        for i, config in enumerate(configs, 1):
-            if config in missing:
-                _train(config, bar, f"run {i} of {len(configs)}, {config.method} on {config.clusters}")
+        for i, config in enumerate(missing, 1):
+            _train(config, bar, f"run {i} of {len(missing)}, {config.method} on {config.clusters}")
     return [Run(config, _folder(config)) for config in configs]
 
 
@@ -119,7 +125,9 @@ def _fill(folder: Path, config: Pretraining, on_epoch: Callable[[int], None]) ->
     encoder, history = train.fit(config, images, z, checkpoint, on_epoch)
     scores = evaluate.evaluate(encoder, images, test, config.probe, config.seed)
     history = pd.DataFrame(history)
-    result = _statistics(z, images.labels) | scores | {"seconds": history["seconds"].sum(), "provenance": provenance.machine()}
+    statistics = history[["num_clusters", "h_z", "i_zt", "h_z_given_t"]].iloc[-1].to_dict()  # k-means: of the last epoch
+    result = statistics | scores | {"seconds": history["seconds"].sum(), "provenance": provenance.machine()}
+    result["num_clusters"] = int(result["num_clusters"])
     history.to_csv(folder / "history.csv", index=False)
     save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors")
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
@@ -127,25 +135,23 @@ def _fill(folder: Path, config: Pretraining, on_epoch: Callable[[int], None]) ->
     checkpoint.unlink()
 
 
-def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, torch.Tensor]:
-    """Training images, test images and the cluster of each training image."""
+def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, torch.Tensor | clusters.KMeans]:
+    """Training images, test images and what the method is told of each training image."""
     images = _images(config.dataset, "train", config.train_size)
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
-    return images, _images(config.dataset, "test", config.test_size), clusters.make(config.clusters, images)
+    test = _images(config.dataset, config.tested_on, config.test_size)
+    if config.tested_on == "held_out" and len(images) + len(test) > len(_images(config.dataset, "train", None)):
+        raise ValueError(f"{len(test)} held-out images are too many: {len(images)} of the same split are trained on")
+    make = clusters.vectors if METHODS[config.method].attributes else clusters.make
+    z = make(config.clusters, images, config.seed)
+    alone = isinstance(z, torch.Tensor) and z.ndim == 1 and len(z.unique()) == len(images)
+    if alone and METHODS[config.method].clusters is None:
+        raise ValueError(f"{config.clusters} puts every image into a cluster of its own: leave it out; simclr does that")
+    return images, test, z
 
 
 _images = functools.lru_cache(maxsize=4)(data.load)
-
-
-def _statistics(z: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
-    z, t = z.numpy(), t.numpy()
-    return {
-        "num_clusters": len(set(z.tolist())),
-        "h_z": information.entropy(z),
-        "i_zt": information.mutual_information(z, t),
-        "h_z_given_t": information.conditional_entropy(z, given=t),
-    }
 
 
 def _progress_file():

@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from . import encoders
+from . import encoders, information
 from .augment import random_view
+from .clusters import KMeans
 from .data import Images
-from .methods import METHODS
+from .encoders import autocast, device
+from .methods import METHODS, SETTINGS, Method
 
 _AHEAD = 1024  # images whose views are made at once
 
@@ -28,16 +31,19 @@ class Pretraining:
     encoder: str = "tiny"  # tiny, resnet18, resnet50
     method: str = "simclr"  # a name in methods.METHODS
     clusters: str | None = None  # as clusters.make reads it, "wordnet:level=4"; None: the method's own
-    seed: int = 0  # of the weights, the order and the views
+    seed: int = 0  # of the weights, the order, the views, and of clusters drawn at random
     epochs: int = 10
     batch_size: int = 128  # images; the loss sees two views of each; an incomplete last batch is left out
-    lr: float = 0.15  # at its highest
+    lr: float | None = None  # at its highest; None: what search.py found for the method
     warmup: float = 0.1  # share of all steps in which the learning rate rises from 1e-5, before it falls as a cosine
     momentum: float = 0.9  # of SGD with Nesterov's correction
     weight_decay: float = 1e-4
-    temperature: float = 0.3
+    temperature: float | None = None  # of the loss; None: likewise
     base_temperature: float | None = None  # 0.07 for the factor τ/0.07 that the authors' code leaves in
     projection_dim: int = 128
+    queue_size: int = 4096  # of MoCo and PCL, in projections; their authors' scripts for small data: 16384
+    encoder_momentum: float = 0.99  # of MoCo's and PCL's slow copy; the same scripts: 0.8 or 0.999
+    tested_on: str = "test"  # or held_out: images of the training split that are not trained on, to choose settings by
     probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or sgd, the authors' protocol
 
     def __post_init__(self):
@@ -50,78 +56,130 @@ class Pretraining:
                 raise ValueError(f"{field.name} must be {kind}, got {value!r}")
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}: choose from {', '.join(METHODS)}")
-        own = METHODS[self.method][1]
-        if own is None and self.clusters is None:
-            raise ValueError(f"{self.method} needs clusters: name them, for example clusters='wordnet:level=4'")
-        if own is not None and self.clusters not in (None, own):
-            raise ValueError(f"{self.method} has clusters of its own ({own}), not {self.clusters!r}: use cl_infonce")
-        object.__setattr__(self, "clusters", self.clusters or own)
+        own = METHODS[self.method]
+        _check_clusters(self.method, self.clusters, own.clusters)
+        for name, default in {"clusters": own.clusters, **SETTINGS.get(self.method, {})}.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        if self.lr is None or self.temperature is None:
+            raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
         if self.encoder not in encoders.ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}: choose from {', '.join(encoders.ENCODERS)}")
         if self.probe not in ("lbfgs", "sgd"):
             raise ValueError(f"unknown probe {self.probe!r}: choose lbfgs or sgd")
+        if self.tested_on not in ("test", "held_out"):
+            raise ValueError(f"unknown tested_on {self.tested_on!r}: choose test or held_out")
         for name in ("epochs", "lr", "temperature", "projection_dim"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 < self.momentum < 1:
-            raise ValueError(f"momentum must be between 0 and 1, got {self.momentum}")
+        for name in ("momentum", "encoder_momentum"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.batch_size < 2:
             raise ValueError(f"batch_size must be at least 2 to have something to contrast with, got {self.batch_size}")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"warmup is a share of the training, between 0 and 1, got {self.warmup}")
+        if self.base_temperature is not None and not self.base_temperature > 0:
+            raise ValueError(f"base_temperature must be positive, got {self.base_temperature}")
+        if self.method in ("moco", "pcl") and self.queue_size < self.batch_size:
+            raise ValueError(f"queue_size must be at least batch_size ({self.batch_size}), got {self.queue_size}")
 
 
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def autocast(where: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware computes with it."""
-    if where.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(where.type, torch.bfloat16, enabled=fast)
+def _check_clusters(method: str, clusters: str | None, own: str | None) -> None:
+    example = "kmeans:k=250" if own == "kmeans" else "wordnet:level=4"
+    if own in (None, "kmeans") and clusters is None:
+        raise ValueError(f"{method} needs clusters: name them, for example clusters={example!r}")
+    if own == "kmeans" and not clusters.startswith("kmeans"):
+        raise ValueError(f"{method} needs clusters made by k-means, for example {example!r}, got {clusters!r}")
+    if own not in (None, "kmeans") and clusters not in (None, own):
+        raise ValueError(f"{method} has clusters of its own ({own}), not {clusters!r}: use cl_infonce")
 
 
 def fit(
-    config: Pretraining, images: Images, z: torch.Tensor, checkpoint: Path, on_epoch: Callable[[int], None] = lambda epoch: None
+    config: Pretraining,
+    images: Images,
+    z: torch.Tensor | KMeans,
+    checkpoint: Path,
+    on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> tuple[nn.Module, list[dict[str, float]]]:
-    """Train on images with cluster ids z [N]; returns the encoder and, for each epoch, its loss, lr and seconds.
+    """Train on images with cluster ids z [N], attributes z [N, A] for methods that take them, or clusters by k-means.
 
-    The checkpoint is replaced after every epoch; where there is one, training goes on from it to the same numbers,
-    for an epoch's order and views depend on nothing but the seed and the epoch. `on_epoch` is told the number of epochs
-    done after each.
-    Raises ValueError where a batch is larger than the data set, z is not one integer an image, or the loss is not finite.
+    Returns the encoder and, for each epoch, its loss, lr and seconds, and how many clusters there were, their H(Z), I(Z;T)
+    and H(Z|T) in bits. The checkpoint is replaced after every epoch; where there is one, training goes on from it to the
+    same numbers, for an epoch's clusters, order and views depend on nothing but the seed, the epoch and the weights.
+    `on_epoch` is told the number of epochs done after each.
+    Raises ValueError where a batch is larger than the data set, z does not fit it, or the loss is not finite.
     """
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
-    if z.shape != images.labels.shape or z.is_floating_point():
-        raise ValueError(f"z must hold {len(images)} integer cluster ids, got {z.dtype} of shape {tuple(z.shape)}")
+    _check(z, images, METHODS[config.method].attributes)
     where = device()
-    method, optimizer = _initial(config, int(z.max()) + 1, where)
+    method, optimizer = _initial(config, _size(z), where)
     history = _resume(checkpoint, method, optimizer, where)
     pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous().to(where)
-    z = z.to(where)
+    fixed = None if isinstance(z, KMeans) else _statistics(z, images.labels)
     while len(history) < config.epochs:
-        history.append(_epoch(config, method, optimizer, pixels, z, images, epoch=len(history)))
+        start = time.perf_counter()
+        known, statistics = (z, fixed) if fixed else _grouped(config, method, optimizer, images, z, len(history))
+        row = _epoch(config, method, optimizer, pixels, known.to(where), images, epoch=len(history))
+        history.append(row | statistics | {"seconds": time.perf_counter() - start})
         state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
         _replace(checkpoint, state)
         on_epoch(len(history))
     return method.encoder, history
 
 
-def _initial(config: Pretraining, num_clusters: int, where: torch.device) -> tuple[nn.Module, torch.optim.Optimizer]:
+def _check(z: torch.Tensor | KMeans, images: Images, attributes: bool) -> None:
+    if attributes and (isinstance(z, KMeans) or z.ndim != 2 or len(z) != len(images) or not z.is_floating_point()):
+        raise ValueError(f"this method needs attributes, floating, [{len(images)}, A]: clusters.vectors makes them")
+    if attributes or isinstance(z, KMeans):
+        return
+    if z.shape != images.labels.shape or z.is_floating_point():
+        raise ValueError(f"z must hold {len(images)} integer cluster ids, got {z.dtype} of shape {tuple(z.shape)}")
+
+
+def _size(z: torch.Tensor | KMeans) -> int:
+    """The number of clusters, or of attributes."""
+    if isinstance(z, KMeans):
+        return z.k
+    return int(z.max()) + 1 if z.ndim == 1 else z.shape[1]
+
+
+def _grouped(config, method: Method, optimizer, images: Images, kmeans: KMeans, epoch: int) -> tuple[torch.Tensor, dict]:
+    """The coming epoch's clusters, made of the network's projections as they are now, and what they know."""
+    where = next(method.parameters()).device
+    method.eval()
+    projections = F.normalize(encoders.features(method.project, images, where), dim=1)
+    z = kmeans(projections, seed=1_000_003 * config.seed + epoch)
+    for parameter in method.regroup(projections, z.to(where), progress=(epoch + 0.5) / config.epochs):
+        if "momentum_buffer" in optimizer.state[parameter]:
+            optimizer.state[parameter]["momentum_buffer"].zero_()
+    return z, _statistics(z, images.labels)
+
+
+def _statistics(z: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
+    """How many clusters, or combinations of attributes, there are, and their H(Z), I(Z;T) and H(Z|T) in bits."""
+    z, t = z.unique(dim=0, return_inverse=True)[1].numpy(), t.numpy()
+    return {
+        "num_clusters": int(z.max()) + 1,
+        "h_z": information.entropy(z),
+        "i_zt": information.mutual_information(z, t),
+        "h_z_given_t": information.conditional_entropy(z, given=t),
+    }
+
+
+def _initial(config: Pretraining, size: int, where: torch.device) -> tuple[Method, torch.optim.Optimizer]:
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same weights on every device
         torch.manual_seed(config.seed)
-        method = METHODS[config.method][0](encoders.build(config.encoder), num_clusters, config).to(where)
+        method = METHODS[config.method].module(encoders.build(config.encoder), size, config).to(where)
+    trained = [p for p in method.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
-        method.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
+        trained, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
     )
     return method, optimizer
 
 
 def _epoch(config, method, optimizer, pixels, z, images, epoch: int) -> dict[str, float]:
-    start = time.perf_counter()
     generator = torch.Generator(pixels.device).manual_seed(1_000_003 * config.seed + epoch)
     steps = len(z) // config.batch_size
     total = torch.zeros((), device=z.device)
@@ -134,13 +192,13 @@ def _epoch(config, method, optimizer, pixels, z, images, epoch: int) -> dict[str
     loss = total.item() / steps
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss} in epoch {epoch + 1} of {config.method}: lower lr ({config.lr})")
-    return {"epoch": epoch + 1, "loss": loss, "lr": lr, "seconds": time.perf_counter() - start}
+    return {"epoch": epoch + 1, "loss": loss, "lr": lr}
 
 
 def batches(
     config: Pretraining, pixels: torch.Tensor, z: torch.Tensor, images: Images, generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of pixels, uint8 [M, 3, S, S], in random order: views [2N, 3, S, S], first views first, and cluster ids [N].
+    """One epoch of pixels, uint8 [M, 3, S, S], in random order: views [2N, 3, S, S], first views first, and their part of z.
 
     The views of several batches are made at once: for one alone, starting the many small operations costs as much as they do.
     """
@@ -153,7 +211,7 @@ def batches(
 
 
 def step(method, optimizer, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-    """One step on the views [2N, 3, S, S] of images with cluster ids z [N]: loss, gradient, update; the loss."""
+    """One step on the views [2N, 3, S, S] of N images of which z is known: loss, gradient, update; the loss."""
     with autocast(views.device):
         loss = method(views, z)
     optimizer.zero_grad(set_to_none=True)

@@ -21,11 +21,12 @@ def cifar10() -> data.Images:
 
 @pytest.fixture
 def noise() -> data.Images:
-    """96 images of noise in four classes, for what needs no real ones."""
+    """96 images of noise in four classes with five attributes, for what needs no real ones."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (96, 32, 32, 3), dtype=np.uint8)
     labels = torch.from_numpy(generator.integers(0, 4, 96))
-    return data.Images(pixels, labels, tuple("abcd"), mean=(0.5,) * 3, std=(0.25,) * 3)
+    attributes = torch.from_numpy(generator.random((96, 5)) < 0.4)
+    return data.Images(pixels, labels, tuple("abcd"), mean=(0.5,) * 3, std=(0.25,) * 3, attributes=attributes)
 
 
 @pytest.fixture

@@ -191,3 +191,17 @@ def test_cuda_is_the_same():
     (value, gradient), (expected, expected_gradient) = value_and_gradient("cuda"), value_and_gradient("cpu")
     assert value == pytest.approx(expected, rel=1e-5)
     assert (gradient - expected_gradient).norm() / expected_gradient.norm() < 1e-4
+
+
+@pytest.mark.parametrize("z", [None, [0, 1, 0, 2, 0, 1], [5, 5, 5, 5, 5, 5]])
+def test_info_nce_against_a_loop(z):
+    """From u to v, in float64."""
+    u, v = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    z = None if z is None else torch.tensor(z)
+    a, b = F.normalize(u.double(), dim=1), F.normalize(v.double(), dim=1)
+    expected = 0
+    for i in range(6):
+        positives = [i] if z is None else [j for j in range(6) if z[j] == z[i]]
+        denominator = sum((a[i] @ row / 0.2).exp() for row in b)
+        expected -= sum(((a[i] @ b[j] / 0.2).exp() / denominator).log() for j in positives) / len(positives) / 6
+    assert losses.info_nce(u, v, z, 0.2).item() == pytest.approx(expected.item(), abs=1e-5)

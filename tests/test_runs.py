@@ -117,6 +117,12 @@ def test_two_processes_train_once():
     assert answers[0][1] == answers[1][1]
 
 
+def test_held_out_images_that_are_trained_on_are_refused():
+    config = Pretraining(train_size=49_000, test_size=1001, tested_on="held_out")
+    with pytest.raises(ValueError, match="1001 held-out images are too many: 49000 of the same split are trained on"):
+        runs.get(config)
+
+
 def test_everything_is_checked_before_anything_is_trained(monkeypatch):
     trained = count_trainings(monkeypatch)
     good = Pretraining(train_size=100, test_size=50, epochs=1, batch_size=20)

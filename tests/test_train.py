@@ -11,13 +11,20 @@ from clsl.train import Pretraining
 SHORT = dict(epochs=3, batch_size=32, lr=0.05)
 
 
+def spec(method):
+    """Clusters that a method can be trained on, made of noise."""
+    own = methods.METHODS[method]
+    return "kmeans:k=8" if own.clusters == "kmeans" else own.clusters or ("attributes:k=3" if own.attributes else "labels")
+
+
 @pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_trains(method, noise, tmp_path):
-    config = Pretraining(method=method, clusters=None if methods.METHODS[method][1] else "labels", **SHORT)
-    encoder, history = train.fit(config, noise, clusters.make(config.clusters, noise), tmp_path / "checkpoint.pt")
+    config = Pretraining(method=method, clusters=spec(method), queue_size=64, **SHORT)
+    make = clusters.vectors if methods.METHODS[method].attributes else clusters.make
+    encoder, history = train.fit(config, noise, make(config.clusters, noise), tmp_path / "checkpoint.pt")
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(row["loss"] > 0 for row in history)
-    assert evaluate.features(encoder, noise).shape == (96, encoder.dim)
+    assert evaluate.features(encoder.eval(), noise).shape == (96, encoder.dim)
 
 
 def test_learning_real_images(cifar10, tmp_path):
@@ -38,11 +45,22 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("epoch", [1, 2, 4])
-def test_killed_and_resumed_is_never_killed(epoch, noise, tmp_path):
+KEEPS_STATE = [
+    ("cl_infonce", "kmeans:k=8"),
+    ("cross_entropy", "kmeans:k=8"),
+    ("moco", None),
+    ("pcl", "kmeans:k=8"),
+    ("dual_head", "kmeans:k=8"),
+]
+
+
+@pytest.mark.parametrize(
+    "method, spec, epoch", [*(("cl_infonce", "labels", epoch) for epoch in (1, 2, 4)), *((*pair, 3) for pair in KEEPS_STATE)]
+)
+def test_killed_and_resumed_is_never_killed(method, spec, epoch, noise, tmp_path):
     """Bit for bit, wherever it is killed."""
-    config = Pretraining(method="cl_infonce", clusters="labels", epochs=5, batch_size=32, seed=3)
-    z = clusters.make("labels", noise)
+    config = Pretraining(method=method, clusters=spec, epochs=5, batch_size=32, seed=3, queue_size=64)
+    z = clusters.make(config.clusters, noise, config.seed)
 
     def kill(done):
         if done == epoch:
@@ -111,7 +129,14 @@ def test_learning_rate():
         (dict(encoder="resnet"), "unknown encoder 'resnet': choose from tiny"),
         (dict(method="cl_infonce"), "needs clusters"),
         (dict(method="simclr", clusters="labels"), "has clusters of its own"),
+        (dict(method="pcl"), "pcl needs clusters: name them, for example clusters='kmeans:k=250'"),
+        (dict(method="pcl", clusters="labels"), "pcl needs clusters made by k-means"),
         (dict(batch_size=1), "batch_size must be at least 2"),
+        (dict(method="moco", queue_size=100), "queue_size must be at least batch_size"),
+        (dict(warmup=33), "warmup is a share of the training, between 0 and 1, got 33.0"),
+        (dict(base_temperature=0.0), "base_temperature must be positive, got 0.0"),
+        (dict(encoder_momentum=1.0), "encoder_momentum must be between 0 and 1"),
+        (dict(tested_on="train"), "unknown tested_on 'train'"),
         (dict(epochs=0), "epochs must be positive"),
         (dict(lr=-1.0), "lr must be positive"),
         (dict(temperature=0.0), "temperature must be positive"),
@@ -126,6 +151,23 @@ def test_wrong_configurations(fields, message):
 def test_a_batch_larger_than_the_data(on_noise):
     with pytest.raises(ValueError, match="batch_size 97 is more than the 96 images"):
         runs.get(Pretraining(batch_size=97))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (dict(clusters="split:depth=9"), "split:depth=9 puts every image into a cluster of its own"),
+        (dict(clusters="attributes:k=6"), "k must be between 1 and the number of attributes, 5, got 6"),
+        (dict(clusters="kmeans:k=97"), "k must be between 1 and the number of images, 96, got 97"),
+        (dict(clusters="wordnet:level=4"), "class names that WordNet knows"),
+        (dict(method="cmc", clusters="labels"), "unknown clusters 'labels': choose from wordnet"),
+    ],
+)
+def test_clusters_that_cannot_be_made_are_refused_before_any_training(fields, message, on_noise, tmp_path):
+    configs = [Pretraining(**SHORT), Pretraining(**{"method": "cl_infonce", **fields}, **SHORT)]
+    with pytest.raises(ValueError, match=message):
+        runs.get_all(configs)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("z", [torch.zeros(95, dtype=torch.long), torch.zeros(96), torch.zeros(96, 1, dtype=torch.long)])

@@ -1,0 +1,137 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from clsl import clusters, encoders, methods, train
+from clsl.train import Pretraining
+
+
+def build(name, size=8, **fields):
+    own = methods.METHODS[name].clusters
+    config = Pretraining(method=name, clusters="kmeans:k=8" if own == "kmeans" else own or "labels", **fields)
+    torch.manual_seed(0)
+    return methods.METHODS[name].module(encoders.build("tiny"), size, config)
+
+
+@pytest.fixture
+def views(noise):
+    return torch.randn(2 * 32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_settings_are_there_for_every_method():
+    assert set(methods.SETTINGS) == set(methods.METHODS)
+    assert all(set(settings) == {"lr", "temperature"} for settings in methods.SETTINGS.values())
+
+
+def test_moco_is_he_et_als_algorithm(views):
+    """One step of algorithm 1, written out: the copy moves first, the queue answers last."""
+    moco = build("moco", queue_size=300, batch_size=32, temperature=0.2, encoder_momentum=0.9)
+    assert moco.queue.shape == (288, 128)  # whole batches
+    with torch.no_grad():
+        for p in moco.head.parameters():
+            p.add_(0.01)
+    slow = [0.9 * k + 0.1 * q for k, q in zip(moco.key[1].parameters(), moco.head.parameters())]
+    queue = moco.queue.clone()
+    loss = moco(views, torch.arange(32))
+    assert all(torch.allclose(a, b) for a, b in zip(moco.key[1].parameters(), slow))
+    keys = moco.queue[:32]
+    assert torch.equal(moco.queue[32:], queue[:-32])
+    q = F.normalize(moco.head(moco.encoder(views[:32])), dim=1)
+    logits = torch.cat([(q * keys).sum(1, keepdim=True), q @ queue.T], dim=1) / 0.2
+    assert loss.item() == pytest.approx(F.cross_entropy(logits, torch.zeros(32, dtype=torch.long)).item(), abs=1e-5)
+    loss.backward()
+    assert all(p.grad is None for p in moco.key.parameters()) and all(p.grad is not None for p in moco.head.parameters())
+
+
+def test_pcl_prototypes_and_concentrations():
+    """Equation 12 of Li et al., cluster by cluster."""
+    pcl = build("pcl", temperature=0.2)
+    p = F.normalize(torch.randn(60, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    z = torch.cat([torch.arange(50) % 4, torch.full((9,), 4), torch.tensor([5])])
+    pcl.regroup(p, z, progress=0.05)
+    assert pcl.prototypes is None  # too early
+    pcl.regroup(p, z, progress=0.5)
+    phi = []
+    for k in range(5):
+        mine = p[z == k]
+        assert torch.allclose(pcl.prototypes[k], F.normalize(mine.mean(0), dim=0), atol=1e-6)
+        n = len(mine)
+        phi.append((mine - mine.mean(0)).norm(dim=1).sum() / (n * torch.tensor(n + 10.0).log()))
+    phi = torch.stack([*phi, max(phi)])  # the cluster of one
+    phi = phi.clamp(phi.quantile(0.1), phi.quantile(0.9))
+    assert torch.allclose(pcl.concentration, 0.2 * phi / phi.mean(), atol=1e-5)
+
+
+def test_pcl_is_moco_and_the_prototypes(views):
+    moco, pcl = build("moco"), build("pcl")
+    z = torch.arange(32) % 4
+    pcl.regroup(F.normalize(torch.randn(32, 128), dim=1), z, progress=0.5)
+    similarity = F.normalize(pcl.head(pcl.encoder(views[:32])), dim=1) @ pcl.prototypes.T
+    expected = moco(views, z) + F.cross_entropy(similarity / pcl.concentration, z)
+    assert pcl(views, z).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_pcl_where_every_image_is_its_own_prototype():
+    pcl = build("pcl", temperature=0.2)
+    pcl.regroup(F.normalize(torch.randn(20, 128), dim=1), torch.arange(20), progress=0.5)
+    assert torch.allclose(pcl.concentration, torch.tensor(0.2))
+
+
+def test_the_dual_head_is_the_sum_of_its_halves(views):
+    z = torch.arange(32) % 4
+    both, instance, cluster = (build(name)(views, z) for name in ("dual_head", "instance_head", "cluster_head"))
+    assert both.item() == pytest.approx((instance + cluster).item(), abs=1e-5)
+
+
+def test_the_dual_head_warms_up(views):
+    method, z = build("dual_head"), torch.arange(32) % 4
+    method.regroup(None, z, progress=0)
+    early = method(views, z)
+    method.regroup(None, z, progress=0.5)
+    assert early.item() == pytest.approx(build("instance_head")(views, z).item(), abs=1e-5) and method(views, z) > early
+
+
+def test_cmc_both_ways(views):
+    """The mean of image to attributes and attributes to image over the two views, written out."""
+    cmc = build("cmc", size=5, temperature=0.2)
+    attributes = (torch.rand(32, 5) < 0.5).float()
+    a = F.normalize(cmc.attribute_encoder(attributes), dim=1)
+    expected = 0
+    for view in F.normalize(cmc.project(views), dim=1).chunk(2):
+        logits = view @ a.T / 0.2
+        expected += (F.cross_entropy(logits, torch.arange(32)) + F.cross_entropy(logits.T, torch.arange(32))) / 4
+    assert cmc(views, attributes).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_attribute_prediction(views):
+    method, attributes = build("attribute_prediction", size=5), (torch.rand(32, 5) < 0.5).float()
+    logits = method.head(method.encoder(views))
+    expected = F.binary_cross_entropy(logits.sigmoid(), torch.cat([attributes, attributes]))
+    assert method(views, attributes).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_clusters_are_made_anew_before_every_epoch(noise, tmp_path):
+    config = Pretraining(method="cl_infonce", clusters="kmeans:k=8", epochs=3, batch_size=32)
+    _, history = train.fit(config, noise, clusters.make(config.clusters, noise), tmp_path / "checkpoint.pt")
+    assert [row["num_clusters"] for row in history] == [8, 8, 8]
+    assert len({row["h_z"] for row in history}) == 3  # other clusters each time
+    assert all(0 <= row["i_zt"] <= row["h_z"] for row in history)
+
+
+def test_cross_entropy_begins_again_with_new_clusters():
+    """The layer and what the optimiser remembers of it."""
+    method = build("cross_entropy")
+    assert method.head.weight.abs().sum() > 0
+    begun_again = method.regroup(None, None, 0.5)
+    assert method.head.weight.abs().sum() == 0 and set(begun_again) == set(method.head.parameters())
+
+
+def test_the_optimiser_forgets_what_begins_again(noise, tmp_path):
+    config = Pretraining(method="cross_entropy", clusters="kmeans:k=8", epochs=1, batch_size=32)
+    method, optimizer = train._initial(config, 8, torch.device("cpu"))
+    method(torch.randn(8, 3, 32, 32), torch.arange(4)).backward()
+    optimizer.step()
+    assert optimizer.state[method.head.weight]["momentum_buffer"].abs().sum() > 0
+    train._grouped(config, method, optimizer, noise, clusters.make(config.clusters, noise), epoch=1)
+    assert optimizer.state[method.head.weight]["momentum_buffer"].abs().sum() == 0
+    assert optimizer.state[next(method.encoder.parameters())]["momentum_buffer"].abs().sum() > 0
