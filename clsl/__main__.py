@@ -1,4 +1,4 @@
-"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG"""
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search"""
 
 import argparse
 import collections
@@ -20,7 +20,8 @@ def main() -> None:
     command.add_argument("profile", nargs="?", default="quick", help=", ".join(reproduce.profiles()))
     command.add_argument("notebooks", nargs="*", help="only those whose names begin so, for example 03")
     command.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help="set a parameter")
-    command.set_defaults(run=lambda a: reproduce.reproduce(a.profile, a.notebooks, dict(a.p)))
+    command.add_argument("--dry-run", action="store_true", help="only say what would be trained")
+    command.set_defaults(run=lambda a: reproduce.reproduce(a.profile, a.notebooks, dict(a.p), a.dry_run))
 
     command = commands.add_parser("data", help="fetch a data set and say what is there")
     command.add_argument("name", help="for example cifar10")
@@ -29,6 +30,10 @@ def main() -> None:
     command = commands.add_parser("train", help="train and evaluate one configuration")
     command.add_argument("config", type=Path, help="a YAML or JSON file of the fields of train.Pretraining")
     command.set_defaults(run=lambda a: _train(a.config))
+
+    command = commands.add_parser("search", help="choose each method's learning rate and temperature on held-out images")
+    command.add_argument("methods", nargs="*", help="all if none is named")
+    command.set_defaults(run=lambda a: _search(a.methods))
 
     arguments = parser.parse_args()
     try:
@@ -67,6 +72,12 @@ def _train(path: Path) -> None:
     run = runs.get(Pretraining(**fields))
     print(json.dumps(run.result, indent=1))
     print(f"in {run.folder}")
+
+
+def _search(names: list[str]) -> None:
+    from . import search
+
+    print(search.search(names).to_string(index=False))
 
 
 if __name__ == "__main__":
