@@ -8,6 +8,7 @@ import pandas as pd
 CLAIMS = {
     "A1": "auxiliary information brings representations closer to supervised ones (A, A0)",
     "A2": "Cl-InfoNCE is best in most cases among methods with the same information (A; cross-entropy: A0)",
+    "A3": "with k-means clusters, Cl-InfoNCE is a strong unsupervised method, ahead of PCL (A0)",
     "A4": "the larger I(Z;T) and the smaller H(Z|T), the better the representation (A0)",
 }
 
@@ -37,6 +38,8 @@ def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], 
 def by_seed(results: pd.DataFrame, method: str, clusters: str | None = None, column: str = "top1") -> dict[int, float]:
     """{seed: number} of one method of a tidy table, on some clusters where the method is run on several.
 
+    Numbers of several lengths of training do not mix: filter the table first.
+
     Raises ValueError where a seed has several numbers.
     """
     rows = results[results["method"] == method]
@@ -53,12 +56,12 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
     Raises ValueError where a row would mean over runs that differ in more than their seed.
     """
-    keys = ["experiment", "dataset", "encoder", "method", "clusters", "num_clusters", "epochs", "probe"]
+    keys = ["experiment", "dataset", "encoder", "method", "clusters", "epochs", "probe"]
     if results.duplicated([*keys, "seed"]).any():
         twice = results[results.duplicated([*keys, "seed"])].iloc[0]
         raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
     groups = results.groupby(keys, sort=False)
-    out = groups[["i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
+    out = groups[["num_clusters", "i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
     out.insert(out.columns.get_loc("top1") + 1, "top1_se", groups["top1"].sem())
     out.insert(out.columns.get_loc("knn") + 1, "knn_se", groups["knn"].sem())
     out.insert(0, "seeds", groups.size())

@@ -11,15 +11,21 @@ from matplotlib.figure import Figure
 
 from . import ROOT, provenance
 
-# Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
-COLOURS = {
-    "simclr": "#7f7f7f",
-    "cl_infonce": "#0072b2",
-    "cross_entropy": "#d55e00",
-    "supcon": "#000000",
+# method → its name, colour and marker: Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
+_LOOKS = {
+    "simclr": ("SimCLR", "#7f7f7f", "s"),
+    "cl_infonce": ("Cl-InfoNCE", "#0072b2", "o"),
+    "cross_entropy": ("cross-entropy", "#d55e00", "^"),
+    "supcon": ("supervised contrastive", "#000000", "D"),
+    "attribute_prediction": ("attribute prediction", "#e69f00", "v"),
+    "cmc": ("CMC", "#009e73", "P"),
+    "moco": ("MoCo v2", "#56b4e9", "X"),
+    "pcl": ("PCL", "#cc79a7", "p"),
+    "dual_head": ("dual head", "#332288", "*"),
+    "instance_head": ("instance head alone", "#aaaaaa", "<"),
+    "cluster_head": ("cluster head alone", "#88ccee", ">"),
 }
-MARKERS = {"simclr": "s", "cl_infonce": "o", "cross_entropy": "^", "supcon": "D"}
-NAMES = {"simclr": "SimCLR", "cl_infonce": "Cl-InfoNCE", "cross_entropy": "cross-entropy", "supcon": "supervised contrastive"}
+NAMES, COLOURS, MARKERS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(3))
 
 
 def style() -> None:

@@ -7,6 +7,7 @@ import io
 import platform
 import subprocess
 import tokenize
+from collections.abc import Iterable
 from pathlib import Path
 
 from . import ROOT
@@ -18,8 +19,12 @@ SOURCES = "information wordnet data clusters augment encoders losses methods tra
 @functools.cache
 def source_digest() -> str:
     """A hash of the code that can change a number (SOURCES), its comments and docstrings left out."""
-    text = "".join(_code(Path(__file__).with_name(f"{name}.py").read_text()) for name in SOURCES)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return digest(Path(__file__).with_name(f"{name}.py").read_text() for name in SOURCES)
+
+
+def digest(sources: Iterable[str]) -> str:
+    """A hash of some Python sources, their comments and docstrings left out."""
+    return hashlib.sha256("".join(map(_code, sources)).encode()).hexdigest()[:12]
 
 
 def _code(source: str) -> str:

@@ -13,33 +13,38 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import papermill
 import yaml
 
-from . import ROOT, claims, downloads, figures, provenance
+from . import ROOT, downloads, figures, provenance, report
 
 NOTEBOOKS = ROOT / "notebooks"
 
 
-def reproduce(profile: str, notebooks: Sequence[str] = (), overrides: Mapping[str, str] | None = None) -> None:
+def reproduce(
+    profile: str, notebooks: Sequence[str] = (), overrides: Mapping[str, str] | None = None, dry_run: bool = False
+) -> None:
     """Run the notebooks (all, or those whose names begin as given) at a profile and print what came out.
 
-    overrides: parameter → value as text, stronger than the profile. Raises ValueError, before anything runs, for an
+    overrides: parameter → value as text, stronger than the profile. dry_run: run each notebook up to its trainings only,
+    into a temporary folder, and say how many there would be. Raises ValueError, before anything runs, for an
     unknown profile, notebook or parameter or a value of another type than the parameter's default, and RuntimeError
     where a cell fails, with its error and the path of the executed notebook.
     """
     options = [word for pair in (overrides or {}).items() for word in ("-p", *pair)]
     command = shlex.join(["./reproduce.sh", profile, *notebooks, *options])
     overrides = {name: _parsed(name, text) for name, text in (overrides or {}).items()}
-    values = _profile(profile)
+    values = profile_values(profile)
     parameters = _parameters(_chosen(notebooks), profile, values, overrides)
     for name in {given["dataset"] for given in parameters.values() if "dataset" in given}:
         _fetch(name)
+    if dry_run:
+        return _dry_run(parameters, profile)
     for i, (notebook, chosen) in enumerate(parameters.items(), 1):
         seconds = _execute(notebook, chosen, profile, f"[{i}/{len(parameters)}] {notebook.stem}")
         _record_provenance(profile, notebook.stem, command, seconds)
-    print(closing(profile))
+    report.write(profile)
+    print(report.closing(profile))
 
 
 def profiles() -> list[str]:
@@ -49,56 +54,8 @@ def profiles() -> list[str]:
     return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def closing(profile: str) -> str:
-    """What made the results, the results, the verdicts and where the figures and executed notebooks lie, as Markdown."""
-    folder = figures.folder(profile)
-    parts = [f"Figures, tables and executed notebooks: {_shown(folder)}"]
-    if (folder / "results.csv").exists() and (folder / "claims.csv").exists():
-        results, verdicts = pd.read_csv(folder / "results.csv"), pd.read_csv(folder / "claims.csv")
-        parts = [provenance_line(_provenance(profile), results), results_table(results), verdicts_table(verdicts), *parts]
-    return "\n\n".join(parts)
-
-
-def provenance_line(made_by: Mapping[str, Mapping], results: pd.DataFrame) -> str:
-    """The commands, seeds, hardware, time and evaluation behind a tidy table; made_by: that of each notebook."""
-    commands = " and ".join(dict.fromkeys(f"`{made_by[name]['command']}`" for name in results["experiment"] if name in made_by))
-    seeds = ", ".join(str(seed) for seed in sorted(results["seed"].unique()))
-    hardware = " and ".join(results["hardware"].unique())
-    trainings = f"{len(results.drop_duplicates('config'))} trainings in {results['seconds'].sum() / 60:.0f} min"
-    return f"{commands}, seeds {seeds}; {hardware}; {trainings}; linear probe: {', '.join(results['probe'].unique())}."
-
-
-def results_table(results: pd.DataFrame) -> str:
-    """Means ± standard errors over seeds of a tidy table, as Markdown."""
-    lines = [
-        "| experiment | method | clusters Z | I(Z;T) bits | H(Z\\|T) bits | top1 % | k-NN % |",
-        "|---|---|---|--:|--:|--:|--:|",
-    ]
-    for row in claims.summary(results).itertuples():
-        method = figures.NAMES.get(row.method, row.method)
-        z = f"{row.clusters} ({row.num_clusters})"
-        scores = f"{_with_error(row.top1, row.top1_se)} | {_with_error(row.knn, row.knn_se)}"
-        lines.append(f"| {row.experiment} | {method} | {z} | {row.i_zt:.2f} | {row.h_z_given_t:.2f} | {scores} |")
-    return "\n".join(lines)
-
-
-def verdicts_table(rows: pd.DataFrame) -> str:
-    """Every comparison made for a claim and its verdict, as Markdown."""
-    lines = ["| claim | is the first more? | n | first | second | difference | verdict |", "|---|---|--:|--:|--:|--:|---|"]
-    for row in rows.sort_values("claim", kind="stable").itertuples():
-        difference = _with_error(row.difference, row.standard_error, sign="+")
-        numbers = f"{row.n} | {row.mean_a:.2f} | {row.mean_b:.2f} | {difference}"
-        comparison = row.comparison.replace("|", "\\|")
-        lines.append(f"| {row.claim} | {comparison} | {numbers} | {row.verdict} |")
-    lines += ["", *(f"{claim}: {claims.CLAIMS[claim]} — {counts}" for claim, counts in claims.counted(rows).items())]
-    return "\n".join(lines)
-
-
-def _with_error(mean: float, error: float, sign: str = "") -> str:
-    return f"{mean:{sign}.1f}" if pd.isna(error) else f"{mean:{sign}.1f} ± {error:.1f}"
-
-
-def _profile(name: str) -> dict[str, Any]:
+def profile_values(name: str) -> dict[str, Any]:
+    """Parameter → value of a profile. Raises ValueError for an unknown or a broken one."""
     path = NOTEBOOKS / "profiles" / f"{name}.yml"
     if not path.exists():
         raise ValueError(f"unknown profile {name!r}: choose from {', '.join(profiles())}")
@@ -112,11 +69,11 @@ def _profile(name: str) -> dict[str, Any]:
 
 
 def _chosen(names: Sequence[str]) -> list[Path]:
-    """The notebooks whose names begin as given, in order; all of them if nothing is given."""
-    everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    """The notebooks whose names begin as given, in order but for 00, which reads what the others found; all if none is given."""
+    everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: (path.name.startswith("00"), path.name))
     for name in names:
         if not any(path.name.startswith(name) for path in everything):
-            raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(path.stem for path in everything)}")
+            raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(sorted(path.stem for path in everything))}")
     return [path for path in everything if not names or path.name.startswith(tuple(names))]
 
 
@@ -174,34 +131,53 @@ def _fetch(name: str) -> None:
         data.load(name, "train")
 
 
+def _dry_run(parameters: Mapping[Path, Mapping[str, Any]], profile: str) -> None:
+    """Run the notebooks that train something, until they ask for it (runs.get_all then raises DryRun)."""
+    with tempfile.TemporaryDirectory() as scratch, _environment(CLSL_FIGURES=scratch, CLSL_DRY_RUN="1"):
+        for notebook, chosen in parameters.items():
+            if "epochs" in chosen:
+                try:
+                    _papermill(notebook, chosen, profile)
+                except papermill.PapermillExecutionError as error:
+                    if error.ename != "DryRun":
+                        raise _failure(notebook, error) from None
+                    print(f"{notebook.stem} · {error.evalue}", flush=True)
+
+
 def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title: str) -> float:
-    output = figures.folder(profile) / notebook.name
     start = time.time()
     with _live_line(title):
         try:
-            papermill.execute_notebook(
-                os.path.relpath(notebook),
-                os.path.relpath(output),
-                parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                extra_arguments=["--log-level=ERROR"],  # the kernel's warnings are none of the reader's
-            )
+            _papermill(notebook, parameters, profile)
         except papermill.PapermillExecutionError as error:
-            failure = f"{notebook.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
-            raise RuntimeError(f"{failure} — see {_shown(output)}") from None
+            output = report.shown(figures.folder(profile) / notebook.name)
+            raise RuntimeError(f"{_failure(notebook, error)} — see {output}") from None
     seconds = time.time() - start
     print(f"{title} · {int(seconds) // 60}:{int(seconds) % 60:02d} min", flush=True)
     return seconds
 
 
+def _papermill(notebook: Path, parameters: Mapping[str, Any], profile: str) -> None:
+    papermill.execute_notebook(
+        os.path.relpath(notebook),
+        os.path.relpath(figures.folder(profile) / notebook.name),
+        parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        extra_arguments=["--log-level=ERROR"],  # the kernel's warnings are none of the reader's
+    )
+
+
+def _failure(notebook: Path, error: papermill.PapermillExecutionError) -> RuntimeError:
+    return RuntimeError(f"{notebook.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
+
+
 @contextlib.contextmanager
 def _live_line(title: str) -> Iterator[None]:
     """One line in the terminal that follows the training in the notebook's kernel (runs.get_all writes it)."""
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, _environment(CLSL_PROGRESS=f"{scratch}/progress"):
         progress = Path(scratch) / "progress"
         progress.touch()
-        os.environ["CLSL_PROGRESS"] = str(progress)
         done = threading.Event()
 
         def follow() -> None:
@@ -220,20 +196,22 @@ def _live_line(title: str) -> Iterator[None]:
             if thread.is_alive():
                 thread.join()
                 print("\r\033[K", end="")
-            del os.environ["CLSL_PROGRESS"]
 
 
-def _provenance(profile: str) -> dict[str, dict]:
-    path = figures.folder(profile) / "provenance.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Variables that the notebooks' kernels see, for a while."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _record_provenance(profile: str, notebook: str, command: str, seconds: float) -> None:
     """What made a notebook's figures and tables; a result's own hardware and time stand in results.csv."""
     record = {"command": command, "wall_seconds": round(seconds), "commit": provenance.commit(), **provenance.machine()}
-    made_by = dict(sorted((_provenance(profile) | {notebook: record}).items()))
+    made_by = dict(sorted((report.made_by(profile) | {notebook: record}).items()))
     (figures.folder(profile) / "provenance.json").write_text(json.dumps(made_by, indent=1) + "\n")
-
-
-def _shown(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
