@@ -41,31 +41,56 @@ def test_the_results_of_03(smoke):
     folder, printed = smoke
     results = pd.read_csv(folder / "results.csv")
     results = results[results["experiment"] == "03_wordnet"]
-    counts = results["method"].value_counts().to_dict()
-    assert counts == {"cl_infonce": 4, "cross_entropy": 2, "simclr": 1, "supcon": 1}
+    counts = results[results["epochs"] == 1]["method"].value_counts().to_dict()
+    assert counts == {"cl_infonce": 4, "cross_entropy": 2, "cmc": 2, "simclr": 1, "supcon": 1}
     assert results["top1"].between(5, 60).all() and results["knn"].between(5, 60).all()
-    wordnet = results[results["method"] == "cl_infonce"]
+    assert results[results["epochs"] == 2]["method"].tolist() == ["simclr", "cl_infonce", "cross_entropy"]
+    wordnet = results[(results["method"] == "cl_infonce") & (results["epochs"] == 1)]
     assert wordnet["num_clusters"].tolist() == [2, 3, 6, 8]
     assert wordnet["i_zt"].is_monotonic_increasing and (wordnet["h_z_given_t"] < 1e-9).all()
     simclr = results[results["method"] == "simclr"].iloc[0]
     assert simclr["num_clusters"] == 512 and simclr["h_z"] == 9
+
+
+def test_every_claim_gets_verdicts(smoke):
+    folder, printed = smoke
     claims = pd.read_csv(folder / "claims.csv")
-    assert claims["claim"].value_counts().to_dict() == {"A1": 8, "A4": 4, "A2": 2}
+    counts = claims.groupby(["claim", "experiment"]).size().to_dict()
+    assert counts[("A1", "03_wordnet")] == 4 and counts[("A2", "03_wordnet")] == 5 and counts[("A2", "02_attributes")] == 3
+    assert counts[("A3", "04_kmeans")] == 5 and counts[("A3", "05_dual_head")] == 2 and counts[("A4", "06_information")] >= 5
     assert (claims["verdict"] == "inconclusive").all()  # one seed
-    assert "`./reproduce.sh smoke`, seeds 0; " in printed and "8 trainings in " in printed and "linear probe: lbfgs" in printed
-    assert "| 03_wordnet | SimCLR | instances (512) |" in printed and "A1: " in printed and "figures" in printed
+    assert re.search(r"`./reproduce.sh smoke` at commit \w{7}.*, seeds 0; .* trainings in .*; linear probe: lbfgs", printed)
+    assert "| 03_wordnet | SimCLR | instances (512) | 1 |" in printed and "A1: " in printed and "index.html" in printed
+
+
+def test_runs_are_shared(smoke):
+    """SimCLR is in three notebooks and trained once; 06 has it with Cl-InfoNCE's settings."""
+    folder, _ = smoke
+    results = pd.read_csv(folder / "results.csv")
+    simclr = results[(results["method"] == "simclr") & (results["epochs"] == 1)]
+    assert len(simclr) == 4 and simclr[simclr["experiment"] != "06_information"]["config"].nunique() == 1
+    assert len(list((folder.parent.parent / "runs").glob("*/result.json"))) == results["config"].nunique()
+
+
+def test_the_overview_reads_what_the_others_found(smoke):
+    folder, _ = smoke
+    cells = nbformat.read(folder / "00_overview.ipynb", as_version=4).cells
+    shown = "".join(str(output) for cell in cells for output in cell.get("outputs", []))
+    assert "Results of the profile **smoke**" in shown and "[06_information](06_information.ipynb)" in shown
 
 
 def test_figures_tables_and_provenance(smoke):
     folder, _ = smoke
     stems = {path.stem for path in folder.glob("*.svg")}
     assert stems == {path.stem for path in folder.glob("*.png")}
-    assert stems >= {"01_loss_circle", "01_loss_bound", "03_wordnet_levels", "03_wordnet_information", "03_wordnet_examples"}
+    assert stems >= {"00_overview_method", "01_loss_circle", "02_attributes_k", "03_wordnet_levels", "04_kmeans_growth"}
+    assert stems >= {"03_wordnet_lengths", "05_dual_head_heads", "06_information_plane", "06_information_families"}
+    assert all(stem in (folder / "index.html").read_text() for stem in stems)
     assert "clsl notebook 03_wordnet, profile smoke, source" in (folder / "03_wordnet_levels.svg").read_text()
     performance = pd.read_csv(folder / "performance.csv")
     assert len(performance) == 4 and (performance["ratio"] > 0).all()
     notebooks = json.loads((folder / "provenance.json").read_text())
-    assert list(notebooks) == [notebook.stem for notebook in NOTEBOOKS]
+    assert sorted(notebooks) == [notebook.stem for notebook in NOTEBOOKS]
     for made_by in notebooks.values():
         assert made_by["command"] == "./reproduce.sh smoke" and made_by["source"] == provenance.source_digest()
 
@@ -76,9 +101,16 @@ def test_again_trains_nothing(smoke, monkeypatch):
     monkeypatch.setenv("CLSL_FIGURES", str(folder.parent))
     before = (folder / "results.csv").read_text()
     made = {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/result.json")}
-    assert len(made) == 8 and clsl("reproduce", "smoke", "03").returncode == 0
+    assert len(made) > 8 and clsl("reproduce", "smoke", "03").returncode == 0
     assert made == {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/result.json")}
     assert (folder / "results.csv").read_text() == before
+
+
+def test_a_dry_run_trains_nothing(tmp_path):
+    done = clsl("reproduce", "gpu", "05", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "05_dual_head · 9 of 9 runs to train, 900 epochs\n"
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "figures").exists()
 
 
 def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
@@ -94,7 +126,7 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
     "arguments, message",
     [
         (["reproduce", "quik"], "unknown profile 'quik': choose from smoke, quick, cpu"),
-        (["reproduce", "smoke", "13"], "unknown notebook '13': choose from 01_loss, 03_wordnet"),
+        (["reproduce", "smoke", "13"], "unknown notebook '13': choose from 00_overview, 01_loss, "),
         (["reproduce", "smoke", "-p", "epoch", "3"], "unknown parameter 'epoch': the notebooks to run declare"),
         (["reproduce", "smoke", "01", "-p", "epochs", "3"], "unknown parameter 'epochs'"),
         (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 4, got 'three'"),
@@ -199,13 +231,13 @@ def test_notebooks_are_stored_clean(notebook):
 
 @pytest.mark.parametrize("profile", reproduce.profiles())
 def test_profiles_fit_the_notebooks(profile):
-    values = reproduce._profile(profile)
+    values = reproduce.profile_values(profile)
     assert reproduce._parameters(NOTEBOOKS, profile, values, {})
 
 
 def test_the_defaults_are_the_quick_profile():
     """So that what ./reproduce.sh trained comes back at once in Jupyter."""
-    values = reproduce._profile("quick")
+    values = reproduce.profile_values("quick")
     for notebook in NOTEBOOKS:
         defaults = reproduce._defaults(notebook)
         assert defaults.pop("profile") == "scratch"
