@@ -19,7 +19,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h2 { margin-top: 2.5rem; } img { max-width: 100%; height: auto; } figure { margin: 1.5rem 0; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #ddd; white-space: nowrap; }
+th, td { padding: .25rem .5rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }
+td:nth-child(n+4) { white-space: nowrap; }
 """
 
 
@@ -47,7 +48,8 @@ def write(profile: str) -> Path:
     parts = [f"<h1>Cl-InfoNCE, profile {html.escape(profile)}</h1>"]
     if found := _tables(folder):
         results, verdicts = found
-        parts += [f"<p>{html.escape(provenance_line(made_by(profile), results))}</p>", "<h2>Claims</h2><ul>"]
+        line = html.escape(provenance_line(made_by(profile), results)).replace("`", "")
+        parts += [f"<p>{line}</p>", "<h2>Claims</h2><ul>"]
         parts += [f"<li>{html.escape(line)}</li>" for line in verdict_lines(verdicts)] + ["</ul>"]
         parts += [_html(verdicts_table(verdicts)), "<h2>Results</h2>", _html(results_table(results, committed(profile)))]
     for notebook in made_by(profile):
@@ -113,12 +115,12 @@ def verdicts_table(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": rows["claim"],
+            "verdict": rows["verdict"],
             "is the first more?": rows["comparison"],
             "n": rows["n"].astype(str),
             "first": rows["mean_a"].map("{:.2f}".format),
             "second": rows["mean_b"].map("{:.2f}".format),
             "difference": [_with_error(*pair, sign="+", digits=2) for pair in zip(rows["difference"], rows["standard_error"])],
-            "verdict": rows["verdict"],
             "experiment": rows["experiment"],
         }
     )
