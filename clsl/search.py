@@ -34,7 +34,8 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     path = ROOT / "figures" / "search.csv"
     others = pd.read_csv(path) if path.exists() else table.head(0)
     table = pd.concat([others[~others["method"].isin(table["method"])], table])
-    table = table.sort_values("method", key=lambda column: column.map(list(methods.METHODS).index), kind="stable")
+    order = list(methods.METHODS).index
+    table = table.sort_values("method", key=lambda column: column.map(order), kind="stable", ignore_index=True)
     table.to_csv(path, index=False, float_format="%.6g")
     text = json.dumps(best(table), indent=1)
     Path(methods.__file__).with_name("settings.json").write_text(text + "\n")
