@@ -63,7 +63,7 @@ def test_pcl_prototypes_and_concentrations():
 
 
 def test_pcl_is_moco_and_the_prototypes(views):
-    moco, pcl = build("moco"), build("pcl")
+    moco, pcl = build("moco", temperature=0.2), build("pcl", temperature=0.2)
     z = torch.arange(32) % 4
     pcl.regroup(F.normalize(torch.randn(32, 128), dim=1), z, progress=0.5)
     similarity = F.normalize(pcl.head(pcl.encoder(views[:32])), dim=1) @ pcl.prototypes.T
@@ -79,16 +79,21 @@ def test_pcl_where_every_image_is_its_own_prototype():
 
 def test_the_dual_head_is_the_sum_of_its_halves(views):
     z = torch.arange(32) % 4
-    both, instance, cluster = (build(name)(views, z) for name in ("dual_head", "instance_head", "cluster_head"))
+    both, instance, cluster = (
+        build(name, temperature=0.2)(views, z) for name in ("dual_head", "instance_head", "cluster_head")
+    )
     assert both.item() == pytest.approx((instance + cluster).item(), abs=1e-5)
 
 
 def test_the_dual_head_warms_up(views):
-    method, z = build("dual_head"), torch.arange(32) % 4
+    method, z = build("dual_head", temperature=0.2), torch.arange(32) % 4
     method.regroup(None, z, progress=0)
     early = method(views, z)
     method.regroup(None, z, progress=0.5)
-    assert early.item() == pytest.approx(build("instance_head")(views, z).item(), abs=1e-5) and method(views, z) > early
+    assert (
+        early.item() == pytest.approx(build("instance_head", temperature=0.2)(views, z).item(), abs=1e-5)
+        and method(views, z) > early
+    )
 
 
 def test_cmc_both_ways(views):

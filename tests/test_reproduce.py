@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from clsl import ROOT, figures, provenance, reproduce
+from clsl import ROOT, __main__, figures, provenance, reproduce
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
@@ -208,8 +208,8 @@ def test_train_from_a_file(tmp_path):
         ("epochs: [", "is neither YAML nor JSON"),
     ]:
         (tmp_path / "config.yml").write_text(text)
-        done = clsl("train", str(tmp_path / "config.yml"))
-        assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1
+        with pytest.raises(ValueError, match=re.escape(message)):
+            __main__._train(tmp_path / "config.yml")
 
 
 def test_data_says_what_is_there():
