@@ -25,7 +25,7 @@ _LOOKS = {
     "instance_head": ("instance head alone", "#aaaaaa", "<"),
     "cluster_head": ("cluster head alone", "#88ccee", ">"),
 }
-NAMES, COLOURS, MARKERS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(3))
+NAMES, COLOURS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(2))
 
 
 def style() -> None:
@@ -42,6 +42,12 @@ def style() -> None:
             "svg.hashsalt": "clsl",  # the same figure gives the same file
         }
     )
+
+
+def look(method: str) -> dict[str, str]:
+    """Colour, marker and label of a method (a name in METHODS), for ax.plot, ax.errorbar, ax.axhline."""
+    name, colour, marker = _LOOKS[method]
+    return {"color": colour, "marker": marker, "label": name}
 
 
 def folder(profile: str) -> Path:
