@@ -1,7 +1,6 @@
 """python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search"""
 
 import argparse
-import collections
 import dataclasses
 import json
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from . import downloads, reproduce  # the rest where it is needed: torch takes seconds to import
+from . import reproduce  # the rest where it is needed: torch takes seconds to import
 
 
 def main() -> None:
@@ -23,9 +22,11 @@ def main() -> None:
     command.add_argument("--dry-run", action="store_true", help="only say what would be trained")
     command.set_defaults(run=lambda a: reproduce.reproduce(a.profile, a.notebooks, dict(a.p), a.dry_run))
 
-    command = commands.add_parser("data", help="fetch a data set and say what is there")
-    command.add_argument("name", help="for example cifar10")
-    command.set_defaults(run=lambda a: _describe(a.name))
+    command = commands.add_parser("data", help="fetch or look for a data set, say what is there, and draw a sheet of examples")
+    command.add_argument("name", help="for example cifar10, or folder:/my/photographs")
+    command.add_argument("--clusters", help="of the sheet, for example wordnet:level=4")
+    command.add_argument("--image-size", type=int, help="of views to come, for which files are packed now: 224")
+    command.set_defaults(run=lambda a: _describe(a.name, a.clusters, a.image_size))
 
     command = commands.add_parser("train", help="train and evaluate one configuration")
     command.add_argument("config", type=Path, help="a YAML or JSON file of the fields of train.Pretraining")
@@ -44,21 +45,14 @@ def main() -> None:
         sys.exit("clsl: interrupted; run the same command again to go on from here")
 
 
-def _describe(name: str) -> None:
-    from . import data
+def _describe(name: str, spec: str | None, image_size: int | None) -> None:
+    from . import sheet
 
-    for split in ("train", "test"):
-        images = data.load(name, split)
-        shape = "×".join(str(n) for n in images.images.shape)
-        known = [field for field in ("synsets", "attributes", "tags") if getattr(images, field) is not None]
-        print(f"{name} {split}: {shape} uint8; also known: {', '.join(known) or 'nothing'}")
-        counts = collections.Counter(images.labels.tolist())
-        print("  " + ", ".join(f"{class_name} {counts[i]}" for i, class_name in enumerate(images.class_names)))
-    print(f"in {downloads.folder() / name}")
+    print(sheet.describe(name, spec, image_size))
 
 
 def _train(path: Path) -> None:
-    from . import runs
+    from . import distributed, runs
     from .train import Pretraining
 
     try:
@@ -69,9 +63,14 @@ def _train(path: Path) -> None:
     if not isinstance(fields, dict) or set(fields) - set(names):
         unknown = ", ".join(sorted(set(fields) - set(names))) if isinstance(fields, dict) else type(fields).__name__
         raise ValueError(f"{path} has unknown fields ({unknown}): choose from {', '.join(names)}")
-    run = runs.get(Pretraining(**fields))
-    print(json.dumps(run.result, indent=1))
-    print(f"in {run.folder}")
+    config = Pretraining(**fields)
+    with distributed.together():
+        if distributed.world() > 1:
+            runs.train_here(config, lambda done: print(f"epoch {done}", flush=True))
+        if distributed.rank() == 0:
+            run = runs.get(config)
+            print(json.dumps(run.result, indent=1))
+            print(f"in {run.folder}")
 
 
 def _search(names: list[str]) -> None:

@@ -1,63 +1,145 @@
 """Two random views of a whole batch at once, every image with parameters of its own; on the images' device.
 
 The authors' transformations: a random crop resized to the image's size, a horizontal flip, colour jitter, grayscale,
-normalisation, no blur. A crop, its resize and its flip are a product of matrices, rows · image · columnsᵀ; brightness,
+normalisation; a blur only where it is asked for. A crop, its resize and its flip are a product of matrices, rows · image · columnsᵀ; brightness,
 contrast and saturation are an affine map of the colours. Where this differs from torchvision's per-image pipeline:
 
 - crops begin and end between pixels too, and are resampled in floating point by the triangle filter that both
   libraries call bilinear, which may look at a pixel beyond the crop's border;
 - brightness, contrast and saturation come in this order before the hue, not in a random one, and are clipped to
   [0, 1] once, not each on its own;
-- grayscale is a saturation of 0, which leaves out what a turn of the hue would have done to the gray.
+- grayscale is a saturation of 0, which leaves out what a turn of the hue would have done to the gray;
+- images from files were squeezed into squares before (images.py): crops have the shapes that they would have in the
+  original, at the resolution of the square. On a CPU crops of more than 64 pixels begin and end at whole ones.
 
 The laws of all parameters and the hue's turn through HSV are torchvision's.
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 SCALE = (0.4, 1.0)  # share of the image's area in a crop
 RATIO = (3 / 4, 4 / 3)  # width over height of a crop
 FLIP = 0.5  # probabilities
-JITTER = 0.8
+JITTERED = 0.8
 GRAYSCALE = 0.2
-STRENGTH = 0.4  # brightness, contrast and saturation change by up to this factor
-HUE = 0.1  # turns
+JITTER = 0.4  # brightness, contrast and saturation change by up to this factor, the hue by a quarter of it in turns
 LUMA = (0.299, 0.587, 0.114)
-_CHUNK = 128  # images at a time on a CPU: what stays in its cache
+SMALL = 64  # pixels; larger images are cropped one by one on a CPU
+_CHUNK = 2**17  # pixels at a time on a CPU: what stays in its cache
+
+
+class Draw(NamedTuple):
+    """The random parameters of n views."""
+
+    start: torch.Tensor  # float32 [2, n], where the crop begins, in shares of the image's height and width
+    length: torch.Tensor  # float32 [2, n], its height and width, likewise
+    flip: torch.Tensor  # bool [2, n], of rows (never) and columns
+    colours: torch.Tensor  # float32 [3, n], factors of brightness, contrast, saturation
+    hue: torch.Tensor  # float32 [n], turns
+    blur: torch.Tensor | None  # float32 [n], the Gaussian's standard deviation in pixels of the view
+
+    def of(self, views: slice | torch.Tensor) -> "Draw":
+        """The parameters of some of them."""
+        return Draw(*(None if part is None else part[..., views] for part in self))
+
+
+def draw(
+    n: int, generator: torch.Generator, aspects: torch.Tensor | None = None, jitter: float = JITTER, blur: float = 0.0
+) -> Draw:
+    """The parameters of n views, on the generator's device.
+
+    aspects: width over height [n] of images that were squeezed into squares; jitter: what brightness, contrast and saturation
+    change by at most, four times that of the hue in turns; blur: the probability of a Gaussian blur of 0.1 to 2 pixels.
+    """
+    probabilities = torch.tensor((FLIP, JITTERED, GRAYSCALE), device=generator.device)
+    flip, jittered, gray = _uniform(0, 1, 3, n, generator) < probabilities[:, None]
+    change = _uniform(-1, 1, 4, n, generator) * jittered
+    colours, hue = 1 + jitter * change[:3], jitter / 4 * change[3]
+    colours[2].masked_fill_(gray, 0)
+    length = _boxes(n, generator, aspects)
+    start = _uniform(0, 1, 2, n, generator) * (1 - length)
+    sigma = None
+    if blur:
+        on, sigma = _uniform(0, 1, 1, n, generator)[0] < blur, _uniform(0.1, 2, 1, n, generator)[0]
+        sigma = sigma.where(on, 1e-3)
+    return Draw(start, length, torch.stack((torch.zeros_like(flip), flip)), colours, hue, sigma)
 
 
 def two_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], generator: torch.Generator) -> torch.Tensor:
     """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first."""
-    return random_view(images.repeat(2, 1, 1, 1), mean, std, generator)
+    twice = images.repeat(2, 1, 1, 1)
+    return view(twice, mean, std, draw(len(twice), generator))
 
 
-def random_view(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], generator: torch.Generator) -> torch.Tensor:
-    """A view of each image: uint8 [n, 3, S, S] → float32 [n, 3, S, S], channels last.
+def view(
+    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], drawn: Draw, size: int | None = None
+) -> torch.Tensor:
+    """A view of each image: uint8 [n, 3, S, S] → float32 [n, 3, size, size], channels last; size: S if it is None.
 
-    mean, std: of the normalisation, one a channel, for pixels in [0, 1]. The generator lives on the images' device.
+    mean, std: of the normalisation, one a channel, for pixels in [0, 1].
     """
-    n, size = len(images), images.shape[-1]
-    start, length, flip, colours, hue = _draw(n, size, generator)
-    mix, blend = colour_map(*colours)
-    out = torch.empty(images.shape, device=images.device, memory_format=torch.channels_last)
-    chunk = n if images.is_cuda else _CHUNK
+    n, side = len(images), images.shape[-1]
+    size = size or side
+    out = torch.empty(n, 3, size, size, device=images.device, memory_format=torch.channels_last)
+    chunk = n if images.is_cuda else max(1, _CHUNK // max(side, size) ** 2)
     for i in (slice(first, first + chunk) for first in range(0, n, chunk)):
-        x = images[i].float().div_(255)
-        x = crop(x, *resampling(start[:, i], length[:, i], flip[:, i], size))
-        x = turn_hue(recolour(x, mix[i], blend[i]), hue[i])
+        some = drawn.of(i)
+        x = _cropped(images[i], some, size)
+        mix, blend = colour_map(*some.colours)
+        x = turn_hue(recolour(x, mix, blend), some.hue)
         out[i] = normalise_(x, mean, std)
     return out
 
 
-def evaluation_view(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """The image itself, normalised: uint8 [N, 3, S, S] → float32, channels last.
+def _cropped(images: torch.Tensor, drawn: Draw, size: int) -> torch.Tensor:
+    """The crops of uint8 images [n, 3, S, S] as float32 [n, 3, size, size] in [0, 1]."""
+    side = images.shape[-1]
+    if not images.is_cuda and side > SMALL:
+        x = _one_by_one(images, drawn, size)
+        blurred = () if drawn.blur is None else (gaussian(drawn.blur, size),) * 2
+        return crop(x, *blurred) if blurred else x
+    rows, columns = resampling(drawn.start * side, drawn.length * side, drawn.flip, side, size)
+    if drawn.blur is not None:
+        rows, columns = (gaussian(drawn.blur, size) @ weights for weights in (rows, columns))
+    return crop(images.float().div_(255), rows, columns)
 
-    The authors resize to the next power of two and crop the centre, which leaves an image of 32 pixels as it is.
+
+def _one_by_one(images: torch.Tensor, drawn: Draw, size: int) -> torch.Tensor:
+    """The crops of large images on a CPU, whole pixels as torchvision has them: a product of matrices would look at every
+    pixel for each it makes, while this resize, made for bytes, looks at those that it needs."""
+    side, out = images.shape[-1], torch.empty(len(images), 3, size, size)
+    start = (drawn.start * side).round().int()
+    end = torch.maximum(((drawn.start + drawn.length) * side).round().int(), start + 1)
+    for i, ((top, left), (bottom, right), flip) in enumerate(zip(start.T.tolist(), end.T.tolist(), drawn.flip[1].tolist())):
+        x = images[i : i + 1, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
+        x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)[0]
+        out[i] = x.flip(2) if flip else x
+    return out.div_(255)
+
+
+def evaluation_view(
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int | None = None,
+    aspects: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The image itself, normalised: uint8 [N, 3, S, S] → float32 [N, 3, size, size], channels last.
+
+    The authors resize to the next power of two, which S is for packed images, and crop the centre: `size` pixels of the
+    shorter side. aspects: width over height [N] before the images were squeezed into squares.
     """
-    return normalise_(images.float().div_(255), mean, std).contiguous(memory_format=torch.channels_last)
+    x, side = images.float().div_(255), images.shape[-1]
+    if aspects is not None or size not in (None, side):
+        aspects = torch.ones(len(images)) if aspects is None else aspects
+        length = (size or side) * torch.stack((aspects, 1 / aspects)).clamp(max=1).to(x.device)
+        x = crop(x, *resampling((side - length) / 2, length, length < 0, side, size or side))
+    return normalise_(x, mean, std).contiguous(memory_format=torch.channels_last)
 
 
 def normalise_(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -66,23 +148,33 @@ def normalise_(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> 
 
 
 def crop(x: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """rows · x · columnsᵀ for each image and channel: [n, 3, S, S] → [n, 3, S, S]; weights [n, S, S] of `resampling`."""
+    """rows · x · columnsᵀ for each image and channel: [n, 3, S, S] → [n, 3, size, size]; weights [n, size, S] of `resampling`."""
     x = torch.bmm(x.flatten(1, 2), columns.mT).unflatten(1, x.shape[1:3])
     return rows[:, None] @ x
 
 
-def resampling(start: torch.Tensor, length: torch.Tensor, flip: torch.Tensor, size: int) -> torch.Tensor:
-    """Weights [..., size, size] that take a line of `size` pixels to `size` samples of a part of it, backward to flip.
+def resampling(start: torch.Tensor, length: torch.Tensor, flip: torch.Tensor, side: int, size: int) -> torch.Tensor:
+    """Weights [..., size, side] that take a line of `side` pixels to `size` samples of a part of it, backward to flip.
 
-    start, length: of the part, in pixels [...]; flip: bool [...]. The triangle has a reach of one pixel, since a part of
-    the line is never taken to fewer samples than it has pixels.
+    start, length: of the part, in pixels [...]; flip: bool [...]. The triangle reaches one pixel to either side, or as far as
+    the next sample where those are farther apart.
     """
     step = torch.where(flip, -length, length) / size
     first = torch.where(flip, start + length, start)
-    pixels = torch.arange(size, device=start.device) + 0.5
-    centres = torch.addcmul(first[..., None], step[..., None], pixels)
-    centres.clamp_(0.5, size - 0.5)  # the border goes on beyond itself
-    return (pixels - centres[..., None]).abs_().neg_().add_(1).clamp_(min=0)
+    pixels, samples = (torch.arange(n, device=start.device) + 0.5 for n in (side, size))
+    centres = torch.addcmul(first[..., None], step[..., None], samples)
+    centres.clamp_(0.5, side - 0.5)  # the border goes on beyond itself
+    distance = (pixels - centres[..., None]).abs_()
+    if side <= size:  # a part of the line is never taken to fewer samples than it has pixels
+        return distance.neg_().add_(1).clamp_(min=0)
+    weights = distance.div_(-step.abs().clamp(min=1)[..., None, None]).add_(1).clamp_(min=0)
+    return weights.div_(weights.sum(-1, keepdim=True))
+
+
+def gaussian(sigma: torch.Tensor, size: int) -> torch.Tensor:
+    """Weights [n, size, size] that blur a line of `size` samples by a Gaussian of standard deviation sigma [n]."""
+    at = torch.arange(size, device=sigma.device)
+    return (-((at - at[:, None]) / sigma[:, None, None]).square() / 2).softmax(-1)
 
 
 def colour_map(brightness, contrast, saturation) -> tuple[torch.Tensor, torch.Tensor]:
@@ -121,26 +213,17 @@ def turn_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.clamp(out, lowest[:, None], highest[:, None], out=out)
 
 
-def _draw(n: int, size: int, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-    """Start and length in pixels and flip, each [2, n] for rows and columns; brightness, contrast, saturation [3, n]; hue [n]."""
-    probabilities = torch.tensor((FLIP, JITTER, GRAYSCALE), device=generator.device)
-    flip, jittered, gray = _uniform(0, 1, 3, n, generator) < probabilities[:, None]
-    change = _uniform(-1, 1, 4, n, generator) * jittered
-    colours, hue = 1 + STRENGTH * change[:3], HUE * change[3]
-    colours[2].masked_fill_(gray, 0)
-    length = _boxes(n, size, generator)
-    start = _uniform(0, 1, 2, n, generator) * (size - length)
-    return start, length, torch.stack((torch.zeros_like(flip), flip)), colours, hue
-
-
-def _boxes(n: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Height and width [2, n] of crops in pixels: the first of ten draws that fits into the image, else the image."""
+def _boxes(n: int, generator: torch.Generator, aspects: torch.Tensor | None) -> torch.Tensor:
+    """Height and width [2, n] of crops in shares of the image's: the first of ten draws that fits, else the largest that does."""
     area = _uniform(*SCALE, 11, n, generator).log_()
     ratio = _uniform(*map(math.log, RATIO), 11, n, generator)
-    area[-1] = ratio[-1] = 0
+    ratio[-1] = 0 if aspects is None else aspects.log().clamp(*map(math.log, RATIO))
+    if aspects is not None:
+        ratio -= aspects.log()  # in the square
+    area[-1] = -ratio[-1].abs()
     first = (ratio.abs() + area <= 0).int().argmax(0, keepdim=True)  # both sides at most 1
     area, ratio = area.gather(0, first), ratio.gather(0, first)
-    return torch.cat((area - ratio, area + ratio)).div_(2).exp_().mul_(size)
+    return torch.cat((area - ratio, area + ratio)).div_(2).exp_()
 
 
 def _uniform(low: float, high: float, rows: int, n: int, generator: torch.Generator) -> torch.Tensor:

@@ -145,8 +145,10 @@ def make(spec: str, images: Images, seed: int = 0) -> torch.Tensor | KMeans:
 
     A name of `_MAKERS`, then after a colon its options, whole numbers separated by commas (noise in percent). The seed is
     that of what is drawn at random. Raises ValueError for an unknown name or option, where the images lack what the
-    clusters are made from, and as the function of that name does.
+    clusters are made from, and as the function of that name does. "column:NAME" are clusters that come with the images.
     """
+    if spec.startswith("column:"):
+        return from_labels(_column(images, spec.removeprefix("column:")))
     maker, options = _parsed(spec, _MAKERS)
     return maker(images, seed, **options)
 
@@ -164,7 +166,7 @@ def vectors(spec: str, images: Images, seed: int = 0) -> torch.Tensor:
 def _parsed(spec: str, makers: dict):
     name, _, rest = spec.partition(":")
     if name not in makers:
-        raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(makers)}")
+        raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(makers)}, column")
     try:
         options = {key: int(value) for key, value in (pair.split("=") for pair in rest.split(",") if pair)}
         inspect.signature(makers[name]).bind(None, 0, **options)
@@ -185,6 +187,13 @@ def _attributes(images: Images) -> torch.Tensor:
     if images.attributes is None:
         raise ValueError("clusters from attributes need annotated images, and these have no attributes")
     return images.attributes
+
+
+def _column(images: Images, name: str) -> torch.Tensor:
+    if name not in (images.columns or {}):
+        known = ", ".join(images.columns or ()) or "none"
+        raise ValueError(f"these images come without a column {name!r}: they have {known}")
+    return images.columns[name]
 
 
 def _annotators(images: Images, noise: int, seed: int) -> torch.Tensor:
@@ -212,6 +221,7 @@ _MAKERS = {
     "wordnet": lambda images, seed, level: from_wordnet(data.synsets(images), images.labels, level),
     "attributes": lambda images, seed, k: from_attributes(_attributes(images), k),
     "annotators": lambda images, seed, k, noise: from_attributes(_annotators(images, noise, seed), k),
+    "tags": lambda images, seed, level: from_wordnet(*data.tag_synsets(images), level),
     "kmeans": _kmeans,
     "merged": lambda images, seed, steps: merged(images.labels, steps, seed),
     "split": lambda images, seed, depth: split(images.labels, depth, seed),

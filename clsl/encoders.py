@@ -1,10 +1,12 @@
 """Backbones and projection heads: an image → its representation → the projection that the loss sees."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 
+from . import distributed
 from .augment import evaluation_view
 from .data import Images
 
@@ -25,23 +27,32 @@ def autocast(where: torch.device) -> torch.autocast:
 
 @torch.no_grad()
 def features(
-    network: Callable, images: Images, where: torch.device = torch.device("cpu"), batch_size: int = 512
+    network: Callable, images: Images, where: torch.device = torch.device("cpu"), image_size: int | None = None
 ) -> torch.Tensor:
-    """What a network in evaluation mode makes of the images as they are, not augmented: float32 [N, D]; where: it lies."""
-    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
+    """What a network in evaluation mode makes of the images, not augmented: float32 [N, D] on the device `where`.
+
+    Processes that train together share the work, and all have the result.
+    """
+    pixels, part = torch.from_numpy(images.images), -(-len(images) // distributed.world())
+    mine = (torch.arange(part) + distributed.rank() * part).clamp(max=len(images) - 1)  # the last may have some twice
+    outputs = []
     with autocast(where):
-        batches = [network(evaluation_view(b.to(where), images.mean, images.std)).float() for b in pixels.split(batch_size)]
-    return torch.cat(batches)
+        for indices in mine.split(max(1, 2**19 // pixels[0, ..., 0].numel())):
+            aspects = None if images.aspects is None else images.aspects[indices]
+            view = evaluation_view(pixels[indices].to(where).permute(0, 3, 1, 2), images.mean, images.std, image_size, aspects)
+            outputs.append(network(view).float())
+    return distributed.gathered(torch.cat(outputs))[: len(images)]
 
 
-def build(name: str) -> nn.Module:
-    """An encoder by name, float32 [N, 3, S, S] → features [N, encoder.dim], channels last, for small images.
+def build(name: str, image_size: int | None = None) -> nn.Module:
+    """An encoder by name, float32 [N, 3, S, S] → features [N, encoder.dim], channels last.
 
-    Raises ValueError for an unknown name.
+    image_size: S, or None for small images. Above 64 pixels a ResNet keeps its usual stem, at most 64 it has a 3×3 one of
+    stride 1 and no max-pool. Raises ValueError for an unknown name.
     """
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
-    return ENCODERS[name]().to(memory_format=torch.channels_last)
+    return ENCODERS[name](small=image_size is None or image_size <= 64).to(memory_format=torch.channels_last)
 
 
 def projection_head(dim: int, projection_dim: int) -> nn.Sequential:
@@ -64,7 +75,7 @@ class Tiny(nn.Sequential):
     layers, where a CPU is efficient; pooling before a convolution costs a third less than a convolution of stride 2.
     """
 
-    def __init__(self, widths: tuple[int, ...] = (64, 128, 256, 384)):
+    def __init__(self, small: bool = True, widths: tuple[int, ...] = (64, 128, 256, 384)):
         layers = [_convolution(3, widths[0], stride=2)]
         for inputs, outputs in zip(widths, widths[1:]):
             layers += [nn.MaxPool2d(2), _convolution(inputs, outputs)]
@@ -77,15 +88,16 @@ def _convolution(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
 
 
-def _resnet(name: str) -> nn.Module:
-    """A ResNet of torchvision with the small-image stem, 3×3 of stride 1 and no max-pool, and no classifier."""
+def _resnet(name: str, small: bool) -> nn.Module:
+    """A ResNet of torchvision without its classifier; for small images with a 3×3 stem of stride 1 and no max-pool."""
     from torchvision import models  # takes seconds, which `tiny` need not wait for
 
     model = models.get_model(name)
     model.dim = model.fc.in_features
-    model.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-    model.maxpool, model.fc = nn.Identity(), nn.Identity()
+    model.fc = nn.Identity()
+    if small:
+        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False), nn.Identity()
     return model
 
 
-ENCODERS = {"tiny": Tiny, "resnet18": lambda: _resnet("resnet18"), "resnet50": lambda: _resnet("resnet50")}
+ENCODERS = {"tiny": Tiny, "resnet18": partial(_resnet, "resnet18"), "resnet50": partial(_resnet, "resnet50")}

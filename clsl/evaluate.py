@@ -1,12 +1,15 @@
 """How good a representation is: a linear probe and k-nearest neighbours, in percent of test images (top1)."""
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .augment import random_view
+from . import augment
 from .data import Images
 from .encoders import autocast, features
+from .pixels import Pixels
 
 L2 = 1e-3  # of the L-BFGS probe: half of it times the squared weights is added to the mean cross-entropy
 NEIGHBOURS = 20
@@ -38,22 +41,39 @@ def logistic_regression(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     return weight.detach()
 
 
-def sgd_probe(encoder: nn.Module, train: Images, test: Images, seed: int, epochs: int = 100) -> float:
-    """top1 of the authors' linear evaluation: one linear layer, a random view a step, SGD.
+class Protocol(NamedTuple):
+    """A linear evaluation by SGD with Nesterov's momentum, a random view a step, the learning rate falling as a cosine."""
 
-    100 epochs, batch 128, Nesterov momentum 0.95, weight decay 1e-4, lr 0.3 falling as a cosine (authors' scripts).
-    """
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float
+    weight_decay: float
+
+
+# The authors' scripts, for all but the dual head, and for it.
+PROBES = {"sgd": Protocol(100, 128, 0.3, 0.95, 1e-4), "sgd_large_batch": Protocol(80, 4096, 3.2, 0.9, 0.0)}
+
+
+def sgd_probe(
+    encoder: nn.Module, train: Images, test: Images, protocol: Protocol, seed: int, image_size: int | None = None
+) -> float:
+    """top1 of one linear layer trained on the representations of random views, tested on the images themselves."""
     encoder.eval()
     where = next(encoder.parameters()).device
     generator = torch.Generator(where).manual_seed(seed)
-    pixels, t = torch.from_numpy(train.images).permute(0, 3, 1, 2).contiguous().to(where), train.labels.to(where)
+    pixels, t = Pixels(train, where), train.labels.to(where)
+    aspects = None if train.aspects is None else train.aspects.to(where)
     layer = nn.Linear(encoder.dim, int(t.max()) + 1, device=where)
     nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.SGD(layer.parameters(), 0.3, momentum=0.95, weight_decay=1e-4, nesterov=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    for _ in range(epochs):
-        for batch in torch.randperm(len(t), generator=generator, device=where).split(128):
-            view = random_view(pixels[batch], train.mean, train.std, generator)
+    options = dict(momentum=protocol.momentum, weight_decay=protocol.weight_decay, nesterov=True)
+    optimizer = torch.optim.SGD(layer.parameters(), protocol.lr, **options)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, protocol.epochs)
+    for _ in range(protocol.epochs):
+        batches = torch.randperm(len(t), generator=generator, device=where).split(protocol.batch_size)
+        for batch, x in zip(batches, pixels.each(batches)):
+            known = None if aspects is None else aspects[batch]
+            view = augment.view(x, train.mean, train.std, augment.draw(len(batch), generator, known), image_size)
             with torch.no_grad(), autocast(where):
                 h = encoder(view).float()
             loss = F.cross_entropy(layer(h), t[batch])
@@ -61,7 +81,7 @@ def sgd_probe(encoder: nn.Module, train: Images, test: Images, seed: int, epochs
             loss.backward()
             optimizer.step()
         schedule.step()
-    return _top1(layer(features(encoder, test, where)).argmax(1), test.labels.to(where))
+    return _top1(layer(features(encoder, test, where, image_size)).argmax(1), test.labels.to(where))
 
 
 @torch.no_grad()
@@ -77,18 +97,23 @@ def knn(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor, t_test: torch.
     return _top1(torch.cat(votes), t_test)
 
 
-def evaluate(encoder: nn.Module, train: Images, test: Images, probe: str, seed: int) -> dict[str, float]:
-    """{"top1": of the linear probe ("lbfgs" or "sgd"), "knn": of the neighbours}, percent of the test images.
+def evaluate(
+    encoder: nn.Module, train: Images, test: Images, probe: str, seed: int, image_size: int | None = None
+) -> dict[str, float]:
+    """{"top1": of the linear probe ("lbfgs", or one of PROBES), "knn": of the neighbours}, percent of the test images.
 
     Raises ValueError where a representation is not finite.
     """
     where = next(encoder.parameters()).device
     encoder.eval()
-    a, b = features(encoder, train, where), features(encoder, test, where)
+    a, b = (features(encoder, images, where, image_size) for images in (train, test))
     if not (a.isfinite().all() and b.isfinite().all()):
         raise ValueError("the representations hold NaN or infinity: the training diverged, lower its lr")
     t, t_test = train.labels.to(where), test.labels.to(where)
-    top1 = lbfgs_probe(a, t, b, t_test) if probe == "lbfgs" else sgd_probe(encoder, train, test, seed)
+    if probe == "lbfgs":
+        top1 = lbfgs_probe(a, t, b, t_test)
+    else:
+        top1 = sgd_probe(encoder, train, test, PROBES[probe], seed, image_size)
     return {"top1": top1, "knn": knn(a, t, b, t_test)}
 
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
+from . import distributed
+
 
 def cl_infonce(
     u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, temperature: float = 0.1, base_temperature: float | None = None
@@ -29,6 +31,9 @@ def cl_infonce(
         base_temperature: multiplies the loss by τ / base_temperature, for runs that must match the authors' learning
             rates (they leave 0.07); None for the plain loss.
 
+    Where several processes train together, u, v and z are this one's; the rest of the batch is fetched, and the loss is the mean
+    over this one's rows, its gradient that of the mean over all rows times the number of processes (see distributed.py).
+
     Raises:
         ValueError: for shapes or types other than these, a temperature that is not positive, or projections that are
             not finite (on a GPU not looked for, since looking would stall it: the loss is then NaN).
@@ -37,7 +42,7 @@ def cl_infonce(
     with torch.autocast(u.device.type, enabled=False):
         p = torch.cat([u, v])
         p = F.normalize(p.to(torch.promote_types(p.dtype, torch.float32)), dim=1)
-        loss = _ClInfoNCE.apply(p, _from_zero(z).repeat(2), temperature)
+        loss = _ClInfoNCE.apply(p, _from_zero(distributed.gathered(z.repeat(2))), temperature)
     if not (loss.is_cuda or loss.isfinite()):
         raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
     return loss if base_temperature is None else loss * (temperature / base_temperature)
@@ -52,10 +57,11 @@ def info_nce(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor | None = None, te
     with cluster ids z [N] it is the form across views of the authors' dual-head code.
     """
     with torch.autocast(u.device.type, enabled=False):
-        log_p = (F.normalize(u.float(), dim=1) @ F.normalize(v.float(), dim=1).T / temperature).log_softmax(1)
+        everything = distributed.gathered_with_gradient(F.normalize(v.float(), dim=1))
+        log_p = (F.normalize(u.float(), dim=1) @ everything.T / temperature).log_softmax(1)
         if z is None:
-            return -log_p.diagonal().mean()
-        positives = (z[:, None] == z).float()
+            return -log_p.diagonal(distributed.rank() * len(u)).mean()
+        positives = (z[:, None] == distributed.gathered(z)).float()
         return -((log_p * positives).sum(1) / positives.sum(1)).mean()
 
 
@@ -68,45 +74,47 @@ def _from_zero(z: torch.Tensor) -> torch.Tensor:
 
 
 class _ClInfoNCE(torch.autograd.Function):
-    """The loss of normalised projections p [M, D] in clusters [M], ids below M; the logsumexp some rows at a time.
+    """The loss of normalised projections own [M, D] among those of all processes [A, D], whose clusters are ids [A] below A.
 
-    One number a row is kept for backward, which computes the similarities again; autograd would keep all M×M.
-    Since p_i·p_j = p_j·p_i, a row's gradient also has the terms in which it was another row's denominator, so that one
-    pass over the tiles, with one product each, is enough.
+    The logsumexp is computed some rows at a time. One number a row is kept for backward, which computes the similarities
+    again; autograd would keep all of them. Since p_i·p_j = p_j·p_i, a row's gradient also has the terms in which it was another
+    row's denominator, so that one pass over the tiles, with one product each, is enough, and each process has only its own
+    rows to compute.
     """
 
     @staticmethod
-    def forward(ctx, p: torch.Tensor, cluster: torch.Tensor, temperature: float) -> torch.Tensor:
-        denominator = p.new_empty(len(p))
-        for rows, s in _similarities(p, temperature):
+    def forward(ctx, own: torch.Tensor, cluster: torch.Tensor, temperature: float) -> torch.Tensor:
+        p, mine = distributed.gathered(own), distributed.share(len(cluster))
+        denominator = own.new_empty(len(own))
+        for rows, s in _similarities(own, p, mine.start, temperature):
             largest = s.amax(1)
             denominator[rows] = s.sub_(largest[:, None]).exp_().sum(1).log_().add_(largest)
-        others = torch.zeros_like(p).index_add_(0, cluster, p)[cluster].sub_(p)  # the sum of each row's positives
-        count = torch.zeros_like(denominator).index_add_(0, cluster, torch.ones_like(denominator))[cluster].sub_(1)
+        others = torch.zeros_like(p).index_add_(0, cluster, p)[cluster[mine]].sub_(own)  # the sum of each row's positives
+        count = p.new_zeros(len(p)).index_add_(0, cluster, p.new_ones(len(p)))[cluster[mine]].sub_(1)
         others.div_((temperature * count)[:, None])
-        ctx.save_for_backward(p, others, denominator)
-        ctx.temperature = temperature
-        return denominator.mean() - (p * others).sum() / len(p)
+        ctx.save_for_backward(own, p, others, denominator, distributed.gathered(denominator))
+        ctx.temperature, ctx.first = temperature, mine.start
+        return denominator.mean() - (own * others).sum() / len(own)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        p, others, denominator = ctx.saved_tensors
-        grad_p = torch.empty_like(p)
-        with torch.autocast(p.device.type, enabled=False):
-            for rows, s in _similarities(p, ctx.temperature):
-                weight = (s - denominator[rows, None]).exp_().add_(s.sub_(denominator).exp_())
+        own, p, others, denominator, denominators = ctx.saved_tensors
+        grad_p = torch.empty_like(own)
+        with torch.autocast(own.device.type, enabled=False):
+            for rows, s in _similarities(own, p, ctx.first, ctx.temperature):
+                weight = (s - denominator[rows, None]).exp_().add_(s.sub_(denominators).exp_())
                 torch.mm(weight, p, out=grad_p[rows])
-        return grad_p.div_(ctx.temperature).sub_(others, alpha=2).mul_(grad / len(p)), None, None
+        return grad_p.div_(ctx.temperature).sub_(others, alpha=2).mul_(grad / len(own)), None, None
 
 
-def _similarities(p: torch.Tensor, temperature: float) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Tiles p_i·p_a/τ of some rows i against all a, with -∞ where a = i."""
+def _similarities(own: torch.Tensor, p: torch.Tensor, first: int, temperature: float) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Tiles p_i·p_a/τ of some own rows i against all a, with -∞ where a = i; the first own row is p's row `first`."""
     height = max(1, (2**26 if p.is_cuda else 2**20) // len(p))  # as large as is fast
-    for start in range(0, len(p), height):
+    for start in range(0, len(own), height):
         rows = slice(start, start + height)
-        s = torch.mm(p[rows], p.T).div_(temperature)
-        s.diagonal(start).fill_(-torch.inf)
+        s = torch.mm(own[rows], p.T).div_(temperature)
+        s.diagonal(first + start).fill_(-torch.inf)
         yield rows, s
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from . import distributed
 from .encoders import projection_head, three_layer_head
 from .losses import cl_infonce, info_nce
 
@@ -103,7 +104,7 @@ class MoCo(Method):
     """MoCo v2 (Chen et al. 2020): the second view goes through a slow copy; negatives come from a queue of its projections.
 
     The loss is equation 1, the copy equation 2 of He et al. (2020). The authors shuffle batches over devices, so that a
-    query and its key are not normalised by the same images; here both see one batch, on one device.
+    query and its key are not normalised by the same images; here both see one batch, over all devices.
     """
 
     def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
@@ -119,6 +120,7 @@ class MoCo(Method):
     def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         query, key = self._encode(views)
         loss = self._contrast(query, key, z)
+        key = distributed.gathered(key)
         self.queue = torch.cat([key, self.queue[: -len(key)]])
         return loss
 
@@ -198,7 +200,8 @@ class DualHead(Method):
         loss = 0
         if self.instance:
             u, v = self.head(h).chunk(2)
-            loss = cl_infonce(u, v, torch.arange(len(u), device=u.device), self.temperature)
+            first = distributed.rank() * len(u)
+            loss = cl_infonce(u, v, torch.arange(first, first + len(u), device=u.device), self.temperature)
         if self.cluster:
             u, v = self.cluster_head(h).chunk(2)
             both_ways = info_nce(u, v, z, self.temperature) + info_nce(v, u, z, self.temperature)

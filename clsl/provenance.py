@@ -13,7 +13,7 @@ from pathlib import Path
 from . import ROOT
 
 # What can change a number, in the order of the method (downloads cannot: what they bring is checked by its hash).
-SOURCES = "information wordnet data clusters augment encoders losses methods train evaluate".split()
+SOURCES = "information wordnet images cifar layouts data clusters augment pixels distributed encoders losses methods evaluate train".split()
 
 
 @functools.cache
@@ -56,11 +56,12 @@ def machine() -> dict[str, str | int]:
     """Device, threads and versions of this process."""
     import torch  # here, for it takes seconds
 
-    from . import train
+    from . import distributed, train
 
-    where = train.device()
+    where, alone = train.device(), distributed.world() == 1
+    processor = torch.cuda.get_device_name() if where.type == "cuda" else _processor()
     return {
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else _processor(),
+        "device": processor if alone else f"{distributed.world()} × {processor}",
         "threads": torch.get_num_threads(),
         "bfloat16": train.autocast(where)._enabled,
         "torch": torch.__version__,

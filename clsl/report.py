@@ -131,6 +131,20 @@ def verdict_lines(rows: pd.DataFrame) -> list[str]:
     return [f"{claim}: {claims.CLAIMS[claim]} — {counts}" for claim, counts in claims.counted(rows).items()]
 
 
+def planned(experiment: str, notes: Path) -> str:
+    """The trainings that a notebook would ask for, noted by plan.py as JSON lines, as a table; then their sum in a sentence."""
+    rows = pd.read_json(notes, lines=True)
+    rows["clusters"] = rows["clusters"].fillna("")
+    keys = ["dataset", "encoder", "method", "clusters", "images", "epochs", "steps", "batch_size", "devices"]
+    table = rows.groupby(keys, sort=False).agg(seeds=("seed", "size"), hours=("hours", "mean"), gigabytes=("gigabytes", "mean"))
+    table = table.reset_index().rename(columns={"hours": "hours each", "gigabytes": "GB a device"}).round(2)
+    todo = rows[rows["to_train"]]
+    sentence = f"{len(todo)} of {len(rows)} trainings to do, about {todo['hours'].sum():.1f} hours on this machine"
+    if gone := sorted(rows.loc[~rows["found"], "dataset"].unique()):
+        sentence += f"; not at hand, planned with stand-ins: {', '.join(gone)}"
+    return f"## {experiment}\n\n{markdown(table)}\n\n{sentence}.\n"
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A table of text as Markdown."""
     rows = [table.columns, ["---"] * len(table.columns), *table.values]

@@ -27,22 +27,21 @@ def reproduce(
     """Run the notebooks (all, or those whose names begin as given) at a profile and print what came out.
 
     overrides: parameter → value as text, stronger than the profile. dry_run: run each notebook up to its trainings only,
-    into a temporary folder, and say how many there would be. Raises ValueError, before anything runs, for an
+    into a temporary folder, and list them with their estimated cost, with stand-ins for images that are not there. Raises ValueError, before anything runs, for an
     unknown profile, notebook or parameter or a value of another type than the parameter's default, and RuntimeError
     where a cell fails, with its error and the path of the executed notebook.
     """
     options = [word for pair in (overrides or {}).items() for word in ("-p", *pair)]
     command = shlex.join(["./reproduce.sh", profile, *notebooks, *options])
     overrides = {name: _parsed(name, text) for name, text in (overrides or {}).items()}
-    values = profile_values(profile)
-    parameters = _parameters(_chosen(notebooks), profile, values, overrides)
-    for name in {given["dataset"] for given in parameters.values() if "dataset" in given}:
-        _fetch(name)
+    planned = _parameters(_chosen(notebooks), profile, _read(profile), overrides)
     if dry_run:
-        return _dry_run(parameters, profile)
-    for i, (notebook, chosen) in enumerate(parameters.items(), 1):
-        seconds = _execute(notebook, chosen, profile, f"[{i}/{len(parameters)}] {notebook.stem}")
-        _record_provenance(profile, notebook.stem, command, seconds)
+        return _dry_run(planned, profile)
+    for name in dict.fromkeys(given["dataset"] for _, _, given in planned if "dataset" in given):
+        _fetch(name)
+    for i, (notebook, experiment, chosen) in enumerate(planned, 1):
+        seconds = _execute(notebook, experiment, chosen, profile, f"[{i}/{len(planned)}] {experiment}")
+        _record_provenance(profile, experiment, command, seconds)
     report.write(profile)
     print(report.closing(profile))
 
@@ -55,17 +54,30 @@ def profiles() -> list[str]:
 
 
 def profile_values(name: str) -> dict[str, Any]:
-    """Parameter → value of a profile. Raises ValueError for an unknown or a broken one."""
-    path = NOTEBOOKS / "profiles" / f"{name}.yml"
+    """Parameter → value of a profile for all notebooks. Raises ValueError for an unknown or a broken one."""
+    return {key: value for key, value in _read(name).items() if not _is_notebook(key)}
+
+
+def _read(profile: str) -> dict[str, Any]:
+    """A profile: values for all notebooks, and under a notebook's name its own, or a list of them, to run it once for each."""
+    path = NOTEBOOKS / "profiles" / f"{profile}.yml"
     if not path.exists():
-        raise ValueError(f"unknown profile {name!r}: choose from {', '.join(profiles())}")
+        raise ValueError(f"unknown profile {profile!r}: choose from {', '.join(profiles())}")
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError:
         values = None
     if not isinstance(values, dict):
-        raise ValueError(f"profile {name} is not a list of NAME: VALUE lines in YAML: compare {NOTEBOOKS / 'profiles'}")
+        raise ValueError(f"profile {profile} is not a list of NAME: VALUE lines in YAML: compare {NOTEBOOKS / 'profiles'}")
+    for name, own in values.items():
+        each = own if isinstance(own, list) else [{"dataset": None, **own}] if isinstance(own, dict) else [None]
+        if _is_notebook(name) and not all(isinstance(one, dict) and "dataset" in one for one in each):
+            raise ValueError(f"profile {profile}: {name} needs NAME: VALUE lines, or a list of them with a dataset each")
     return values
+
+
+def _is_notebook(name: str) -> bool:
+    return (NOTEBOOKS / f"{name}.ipynb").exists()
 
 
 def _chosen(names: Sequence[str]) -> list[Path]:
@@ -77,12 +89,12 @@ def _chosen(names: Sequence[str]) -> list[Path]:
     return [path for path in everything if not names or path.name.startswith(tuple(names))]
 
 
-def _parameters(notebooks, profile: str, values: Mapping, overrides: Mapping) -> dict[Path, dict[str, Any]]:
-    """For each notebook the parameters it declares, in the types of their defaults; strict where papermill is lax."""
+def _parameters(notebooks, profile: str, values: Mapping, overrides: Mapping) -> list[tuple[Path, str, dict[str, Any]]]:
+    """Notebook, name of its results, and the parameters it declares, typed as their defaults; strict where papermill is lax."""
     declared = {path: _defaults(path) for path in sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))}
     known = sorted({name for defaults in declared.values() for name in defaults})
     for name in values:
-        if name not in known:
+        if name not in known and not _is_notebook(name):
             raise ValueError(f"profile {profile} sets {name!r}, which no notebook declares: choose from {', '.join(known)}")
     for name in overrides:
         if not any(name in declared[path] for path in notebooks):
@@ -90,11 +102,29 @@ def _parameters(notebooks, profile: str, values: Mapping, overrides: Mapping) ->
             raise ValueError(f"unknown parameter {name!r}: the notebooks to run declare {', '.join(here)}")
     if "profile" in overrides:
         raise ValueError("the profile is the first argument, not a parameter: ./reproduce.sh smoke")
-    given = {**values, **overrides, "profile": profile}
-    return {
-        path: {name: _typed(name, given[name], default) for name, default in declared[path].items() if name in given}
+    return [
+        (path, experiment, _chosen_values(profile, path, experiment, own, declared[path], values, overrides))
         for path in notebooks
-    }
+        for experiment, own in _variants(path.stem, values.get(path.stem, {}), overrides)
+    ]
+
+
+def _variants(notebook: str, own: Mapping | Sequence[Mapping], overrides: Mapping) -> list[tuple[str, Mapping]]:
+    """Name of the results and a notebook's own values, of which a profile may give several, each for a data set."""
+    if isinstance(own, Mapping):
+        return [(notebook, own)]
+    kind = str(overrides.get("dataset", "")).partition(":")[0]  # the one of that kind: cub200:/where/it/is
+    chosen = [each for each in own if each["dataset"] == kind] or (own[:1] if kind else own)
+    return [(f"{notebook}_{each['dataset']}", each) for each in chosen]
+
+
+def _chosen_values(profile, notebook, experiment, own, declared, values, overrides) -> dict[str, Any]:
+    if unknown := set(own) - set(declared):
+        raise ValueError(f"profile {profile} sets {min(unknown)!r} for {notebook.stem}, which does not declare it")
+    given = {**values, **own, "experiment": experiment, **overrides, "profile": profile}
+    if "more" in given:  # a notebook's own beside those of all
+        given["more"] = {**values.get("more", {}), **own.get("more", {}), **overrides.get("more", {})}
+    return {name: _typed(name, given[name], default) for name, default in declared.items() if name in given}
 
 
 def _defaults(notebook: Path) -> dict[str, Any]:
@@ -124,43 +154,48 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 
 
 def _fetch(name: str) -> None:
-    """Fetch a data set where its progress bar shows; the notebooks find it in the cache."""
-    if not (downloads.folder() / name).exists():
+    """Fetch a data set where its progress bar shows, or see that its folder is complete; the notebooks find it there."""
+    if not (name.startswith("cifar") and (downloads.folder() / name).exists()):
         from . import data  # here: torch takes seconds, which the first notebook need not wait for
 
-        data.load(name, "train")
+        for split in ("train", "test"):
+            data.listed(name, split) if name.partition(":")[0] in data.LAYOUTS else data.load(name, split)
 
 
-def _dry_run(parameters: Mapping[Path, Mapping[str, Any]], profile: str) -> None:
-    """Run the notebooks that train something, until they ask for it (runs.get_all then raises DryRun)."""
-    with tempfile.TemporaryDirectory() as scratch, _environment(CLSL_FIGURES=scratch, CLSL_DRY_RUN="1"):
-        for notebook, chosen in parameters.items():
-            if "epochs" in chosen:
-                try:
-                    _papermill(notebook, chosen, profile)
-                except papermill.PapermillExecutionError as error:
-                    if error.ename != "DryRun":
-                        raise _failure(notebook, error) from None
-                    print(f"{notebook.stem} · {error.evalue}", flush=True)
+def _dry_run(planned: Sequence[tuple[Path, str, Mapping[str, Any]]], profile: str) -> None:
+    """Run the notebooks that train something, until they ask for it (runs.get_all then notes what, and raises DryRun)."""
+    with tempfile.TemporaryDirectory() as scratch:
+        notes = Path(scratch) / "plan"
+        notes.touch()
+        with _environment(CLSL_FIGURES=scratch, CLSL_DRY_RUN=str(notes)):
+            for notebook, experiment, chosen in planned:
+                if "epochs" in chosen:
+                    try:
+                        _papermill(notebook, experiment, chosen, profile)
+                    except papermill.PapermillExecutionError as error:
+                        if error.ename != "DryRun":
+                            raise _failure(notebook, error) from None
+                    print(report.planned(experiment, notes), flush=True)
+                    notes.write_text("")
 
 
-def _execute(notebook: Path, parameters: Mapping[str, Any], profile: str, title: str) -> float:
+def _execute(notebook: Path, experiment: str, parameters: Mapping[str, Any], profile: str, title: str) -> float:
     start = time.time()
     with _live_line(title):
         try:
-            _papermill(notebook, parameters, profile)
+            _papermill(notebook, experiment, parameters, profile)
         except papermill.PapermillExecutionError as error:
-            output = report.shown(figures.folder(profile) / notebook.name)
+            output = report.shown(figures.folder(profile) / f"{experiment}.ipynb")
             raise RuntimeError(f"{_failure(notebook, error)} — see {output}") from None
     seconds = time.time() - start
     print(f"{title} · {int(seconds) // 60}:{int(seconds) % 60:02d} min", flush=True)
     return seconds
 
 
-def _papermill(notebook: Path, parameters: Mapping[str, Any], profile: str) -> None:
+def _papermill(notebook: Path, experiment: str, parameters: Mapping[str, Any], profile: str) -> None:
     papermill.execute_notebook(
         os.path.relpath(notebook),
-        os.path.relpath(figures.folder(profile) / notebook.name),
+        os.path.relpath(figures.folder(profile) / f"{experiment}.ipynb"),
         parameters,
         kernel_name="python3",
         progress_bar=False,

@@ -4,21 +4,21 @@ import dataclasses
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import encoders, information
-from .augment import random_view
+from . import augment, distributed, encoders, evaluate, information
 from .clusters import KMeans
 from .data import Images
 from .encoders import autocast, device
 from .methods import METHODS, SETTINGS, Method
+from .pixels import Pixels
 
-_AHEAD = 1024  # images whose views are made at once
+_AHEAD = 2**20  # pixels whose views are made at once, in images of 32 pixels 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Pretraining:
     dataset: str = "cifar10"
     train_size: int | None = None  # images trained on, drawn once at random; None: all
     test_size: int | None = None  # images tested on, likewise
+    image_size: int | None = None  # side of the views in pixels; None: that of the images, 64 where they come from files
     encoder: str = "tiny"  # tiny, resnet18, resnet50
     method: str = "simclr"  # a name in methods.METHODS
     clusters: str | None = None  # as clusters.make reads it, "wordnet:level=4"; None: the method's own
@@ -36,15 +37,18 @@ class Pretraining:
     batch_size: int = 128  # images; the loss sees two views of each; an incomplete last batch is left out
     lr: float | None = None  # at its highest; None: what search.py found for the method
     warmup: float = 0.1  # share of all steps in which the learning rate rises from 1e-5, before it falls as a cosine
-    momentum: float = 0.9  # of SGD with Nesterov's correction
+    optimizer: str = "sgd"  # with Nesterov's correction, or lars, for large batches
+    momentum: float = 0.9  # of either
     weight_decay: float = 1e-4
     temperature: float | None = None  # of the loss; None: likewise
     base_temperature: float | None = None  # 0.07 for the factor τ/0.07 that the authors' code leaves in
     projection_dim: int = 128
+    jitter: float = augment.JITTER  # of the views' colours; the authors' dual head: 0.8
+    blur: float = 0.0  # probability of a blurred view; the authors' dual head: 0.5
     queue_size: int = 4096  # of MoCo and PCL, in projections; their authors' scripts for small data: 16384
     encoder_momentum: float = 0.99  # of MoCo's and PCL's slow copy; the same scripts: 0.8 or 0.999
     tested_on: str = "test"  # or held_out: images of the training split that are not trained on, to choose settings by
-    probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or sgd, the authors' protocol
+    probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or one of the authors' protocols, in evaluate.PROBES
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -65,10 +69,10 @@ class Pretraining:
             raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
         if self.encoder not in encoders.ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}: choose from {', '.join(encoders.ENCODERS)}")
-        if self.probe not in ("lbfgs", "sgd"):
-            raise ValueError(f"unknown probe {self.probe!r}: choose lbfgs or sgd")
-        if self.tested_on not in ("test", "held_out"):
-            raise ValueError(f"unknown tested_on {self.tested_on!r}: choose test or held_out")
+        choices = {"optimizer": OPTIMIZERS, "probe": ("lbfgs", *evaluate.PROBES), "tested_on": ("test", "held_out")}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(known)}")
         for name in ("epochs", "lr", "temperature", "projection_dim"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -79,6 +83,10 @@ class Pretraining:
             raise ValueError(f"batch_size must be at least 2 to have something to contrast with, got {self.batch_size}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the training, between 0 and 1, got {self.warmup}")
+        if not (0 <= self.jitter <= 1 and 0 <= self.blur <= 1):
+            raise ValueError(f"jitter and blur must be between 0 and 1, got {self.jitter} and {self.blur}")
+        if self.image_size is not None and self.image_size < 8:
+            raise ValueError(f"image_size must be at least 8 pixels, got {self.image_size}")
         if self.base_temperature is not None and not self.base_temperature > 0:
             raise ValueError(f"base_temperature must be positive, got {self.base_temperature}")
         if self.method in ("moco", "pcl") and self.queue_size < self.batch_size:
@@ -107,25 +115,28 @@ def fit(
     Returns the encoder and, for each epoch, its loss, lr and seconds, and how many clusters there were, their H(Z), I(Z;T)
     and H(Z|T) in bits. The checkpoint is replaced after every epoch; where there is one, training goes on from it to the
     same numbers, for an epoch's clusters, order and views depend on nothing but the seed, the epoch and the weights.
-    `on_epoch` is told the number of epochs done after each.
-    Raises ValueError where a batch is larger than the data set, z does not fit it, or the loss is not finite.
+    `on_epoch` is told the number of epochs done after each. Processes that torchrun started share every batch; the first writes.
+    Raises ValueError where a batch is larger than the data set or cannot be shared, z does not fit it, or the loss is not
+    finite, and OSError where the checkpoint cannot be written.
     """
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
     _check(z, images, METHODS[config.method].attributes)
+    distributed.share(config.batch_size)
     where = device()
     method, optimizer = _initial(config, _size(z), where)
     history = _resume(checkpoint, method, optimizer, where)
-    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous().to(where)
+    pixels, parallel = Pixels(images, where), distributed.parallel(method)
     fixed = None if isinstance(z, KMeans) else _statistics(z, images.labels)
     while len(history) < config.epochs:
         start = time.perf_counter()
         known, statistics = (z, fixed) if fixed else _grouped(config, method, optimizer, images, z, len(history))
-        row = _epoch(config, method, optimizer, pixels, known.to(where), images, epoch=len(history))
+        row = _epoch(config, parallel, optimizer, pixels, known.to(where), images, epoch=len(history))
         history.append(row | statistics | {"seconds": time.perf_counter() - start})
-        state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        _replace(checkpoint, state)
-        on_epoch(len(history))
+        if distributed.rank() == 0:
+            state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            _replace(checkpoint, state)
+            on_epoch(len(history))
     return method.encoder, history
 
 
@@ -149,8 +160,9 @@ def _grouped(config, method: Method, optimizer, images: Images, kmeans: KMeans, 
     """The coming epoch's clusters, made of the network's projections as they are now, and what they know."""
     where = next(method.parameters()).device
     method.eval()
-    projections = F.normalize(encoders.features(method.project, images, where), dim=1)
-    z = kmeans(projections, seed=1_000_003 * config.seed + epoch)
+    projections = F.normalize(encoders.features(method.project, images, where, config.image_size), dim=1)
+    like = torch.empty(len(images), dtype=torch.int64, device=where)
+    z = distributed.from_first(lambda: kmeans(projections, seed=1_000_003 * config.seed + epoch), like).cpu()
     for parameter in method.regroup(projections, z.to(where), progress=(epoch + 0.5) / config.epochs):
         if "momentum_buffer" in optimizer.state[parameter]:
             optimizer.state[parameter]["momentum_buffer"].zero_()
@@ -171,16 +183,14 @@ def _statistics(z: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
 def _initial(config: Pretraining, size: int, where: torch.device) -> tuple[Method, torch.optim.Optimizer]:
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same weights on every device
         torch.manual_seed(config.seed)
-        method = METHODS[config.method].module(encoders.build(config.encoder), size, config).to(where)
+        encoder = encoders.build(config.encoder, config.image_size)
+        method = distributed.synchronised(METHODS[config.method].module(encoder, size, config)).to(where)
     trained = [p for p in method.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(
-        trained, config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=True, fused=True
-    )
-    return method, optimizer
+    return method, OPTIMIZERS[config.optimizer](trained, config.lr, config.momentum, config.weight_decay)
 
 
 def _epoch(config, method, optimizer, pixels, z, images, epoch: int) -> dict[str, float]:
-    generator = torch.Generator(pixels.device).manual_seed(1_000_003 * config.seed + epoch)
+    generator = torch.Generator(pixels.where).manual_seed(1_000_003 * config.seed + epoch)
     steps = len(z) // config.batch_size
     total = torch.zeros((), device=z.device)
     method.train()
@@ -189,25 +199,33 @@ def _epoch(config, method, optimizer, pixels, z, images, epoch: int) -> dict[str
         for group in optimizer.param_groups:
             group["lr"] = lr
         total += step(method, optimizer, views, ids)
-    loss = total.item() / steps
+    loss = distributed.total(total).item() / steps / distributed.world()
     if not math.isfinite(loss):
         raise ValueError(f"the loss is {loss} in epoch {epoch + 1} of {config.method}: lower lr ({config.lr})")
     return {"epoch": epoch + 1, "loss": loss, "lr": lr}
 
 
 def batches(
-    config: Pretraining, pixels: torch.Tensor, z: torch.Tensor, images: Images, generator: torch.Generator
+    config: Pretraining, pixels: Pixels, z: torch.Tensor, images: Images, generator: torch.Generator
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """One epoch of pixels, uint8 [M, 3, S, S], in random order: views [2N, 3, S, S], first views first, and their part of z.
+    """One epoch in random order, in this process's share of every batch: views [2n, 3, S, S], first views first, and their z.
 
     The views of several batches are made at once: for one alone, starting the many small operations costs as much as they do.
+    What is random is drawn for the whole batch, so that several processes see together what one would see alone.
     """
-    size, steps = config.batch_size, len(z) // config.batch_size
-    order = torch.randperm(len(z), generator=generator, device=z.device)[: steps * size].view(steps, size)
-    for some in order.split(max(1, _AHEAD // size)):
-        twice = some[:, None].expand(-1, 2, -1).flatten()
-        views = random_view(pixels[twice], images.mean, images.std, generator)
-        yield from zip(views.split(2 * size), z[some])
+    size, steps, where = config.batch_size, len(z) // config.batch_size, z.device
+    order = torch.randperm(len(z), generator=generator, device=where)[: steps * size].view(steps, size)
+    mine = distributed.share(size)
+    some = order.split(max(1, _AHEAD // (size * pixels.side**2)))
+    aspects = None if images.aspects is None else images.aspects.to(where)
+    for batch, x in zip(some, pixels.each(batch[:, None, mine].expand(-1, 2, -1).flatten() for batch in some)):
+        twice = batch[:, None].expand(-1, 2, -1)
+        known = None if aspects is None else aspects[twice.flatten()]
+        drawn = augment.draw(twice.numel(), generator, known, config.jitter, config.blur)
+        if distributed.world() > 1:
+            drawn = drawn.of(torch.arange(twice.numel(), device=where).view(twice.shape)[..., mine].flatten())
+        views = augment.view(x, images.mean, images.std, drawn, config.image_size)
+        yield from zip(views.split(len(x) // len(batch)), z[batch[:, mine]])
 
 
 def step(method, optimizer, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -239,5 +257,44 @@ def _resume(checkpoint: Path, method: nn.Module, optimizer: torch.optim.Optimize
 
 def _replace(path: Path, state: dict) -> None:
     unfinished = path.with_suffix(".unfinished")
-    torch.save(state, unfinished)
-    os.replace(unfinished, path)
+    try:
+        torch.save(state, unfinished)
+        os.replace(unfinished, path)
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
+        unfinished.unlink(missing_ok=True)
+        raise OSError(
+            f"the checkpoint {path} cannot be written ({str(error).splitlines()[0]}): make room and run again"
+        ) from None
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rates (You et al. 2017, algorithm 1): SGD whose step is in proportion to the weights it changes.
+
+    Biases and batch normalisation, of one dimension, are neither scaled nor decayed, as SimCLR's authors do.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], lr: float, momentum: float, weight_decay: float, trust: float = 1e-3
+    ):
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                change = p.grad
+                if p.ndim > 1:
+                    change = change.add(p, alpha=group["weight_decay"])
+                    a, b = p.norm(), change.norm()
+                    change = change * torch.where((a > 0) & (b > 0), group["trust"] * a / b, 1.0)
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                p.sub_(state["momentum_buffer"].mul_(group["momentum"]).add_(change, alpha=group["lr"]))
+
+
+def _sgd(parameters, lr: float, momentum: float, weight_decay: float) -> torch.optim.SGD:
+    return torch.optim.SGD(parameters, lr, momentum, weight_decay=weight_decay, nesterov=True, fused=True)
+
+
+OPTIMIZERS = {"sgd": _sgd, "lars": LARS}

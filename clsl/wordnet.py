@@ -36,6 +36,17 @@ def synset(name: str) -> Synset:
     raise _unknown(name)
 
 
+def nearest(noun: str, synsets: Sequence[Synset]) -> Synset:
+    """The sense of a noun whose path from the root goes along with that to one of some synsets the longest.
+
+    The first sense of equals; the root, "entity", for what is no noun. So a tiger beside animals is no fierce person.
+    """
+    corpus = _corpus()
+    senses = corpus.synsets(noun.replace("-", "_").replace(" ", "_"), pos="n") or [corpus.synset("entity.n.01")]
+    near = {above for s in synsets for above in _path(s)}
+    return max(senses, key=lambda sense: sum(above in near for above in _path(sense)))
+
+
 class Hierarchy:
     """The tree above some synsets, from the root of WordNet ("entity", level 0) down to the synsets themselves.
 

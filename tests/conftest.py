@@ -19,8 +19,7 @@ def cifar10() -> data.Images:
     return data.load("cifar10", "train", size=512)
 
 
-@pytest.fixture
-def noise() -> data.Images:
+def make_noise() -> data.Images:
     """96 images of noise in four classes with five attributes, for what needs no real ones."""
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (96, 32, 32, 3), dtype=np.uint8)
@@ -30,6 +29,11 @@ def noise() -> data.Images:
 
 
 @pytest.fixture
+def noise() -> data.Images:
+    return make_noise()
+
+
+@pytest.fixture
 def on_noise(monkeypatch, noise):
     """`runs` trains and tests on noise."""
-    monkeypatch.setattr(runs, "_images", lambda name, split, size: noise)
+    monkeypatch.setattr(runs, "_images", lambda name, split, size, image_size: noise)

@@ -38,9 +38,9 @@ def test_the_size_of_a_chunk_changes_nothing(batch, monkeypatch):
     assert torch.allclose(views(batch), expected, atol=1e-6)
 
 
-def crop(x, top, height, left, width, flip):
+def crop(x, top, height, left, width, flip, size=None):
     start, length, flip = torch.stack((top, left)), torch.stack((height, width)), torch.stack((torch.zeros_like(flip), flip))
-    return augment.crop(x, *augment.resampling(start, length, flip, 32))
+    return augment.crop(x, *augment.resampling(start, length, flip, x.shape[-1], size or x.shape[-1]))
 
 
 def jitter(x, brightness=None, contrast=None, saturation=None, hue=None):
@@ -91,7 +91,7 @@ def test_grayscale_is_a_saturation_of_nothing(batch):
 
 def test_laws_of_the_parameters():
     n = 200_000
-    start, length, flip, factors, hue = augment._draw(n, 32, torch.Generator().manual_seed(0))
+    start, length, flip, factors, hue, _ = augment.draw(n, torch.Generator().manual_seed(0))
     assert flip[1].float().mean() == pytest.approx(0.5, abs=0.01) and not flip[0].any()
     gray = factors[2] == 0
     assert gray.float().mean() == pytest.approx(0.2, abs=0.01)
@@ -99,25 +99,76 @@ def test_laws_of_the_parameters():
         assert 0.6 <= factor.min() < 0.61 and 1.39 < factor.max() <= 1.4
         assert (factor == 1).float().mean() == pytest.approx(0.2, abs=0.01)
     assert hue.abs().max() <= 0.1 and (hue == 0).float().mean() == pytest.approx(0.2, abs=0.01)
-    assert (start >= 0).all() and (start + length <= 32 + 1e-4).all()
+    assert (start >= 0).all() and (start + length <= 1 + 1e-5).all()
     height, width = length
-    area, ratio = height * width / 32**2, width / height
+    area, ratio = height * width, width / height
     assert 0.4 - 1e-4 <= area.min() and area.max() <= 1
     assert 0.75 - 1e-4 <= ratio.min() and ratio.max() <= 4 / 3 + 1e-4
 
 
-def test_boxes_follow_torchvisions_law():
-    """The mean area and its spread of torchvision's own draws (it rejects boxes that do not fit)."""
+def test_stronger_colours_and_blur():
+    drawn = augment.draw(50_000, torch.Generator().manual_seed(0), jitter=0.8, blur=0.5)
+    assert 1.79 < drawn.colours[0].max() <= 1.8 and 0.19 < drawn.hue.max() <= 0.2
+    blurred = drawn.blur > 0.01
+    assert blurred.float().mean() == pytest.approx(0.5, abs=0.01)
+    assert 0.1 <= drawn.blur[blurred].min() < 0.11 and 1.99 < drawn.blur[blurred].max() <= 2
+
+
+@pytest.mark.parametrize("height, width", [(320, 320), (320, 480), (600, 320), (200, 800)])
+def test_boxes_follow_torchvisions_law(height, width):
+    """Areas, shapes and their spread as in torchvision's own draws, which rejects boxes that do not fit."""
     from torchvision.transforms import RandomResizedCrop
 
     torch.manual_seed(0)
-    image = torch.zeros(3, 320, 320)  # large, so that its rounding to whole pixels matters little
-    boxes = [RandomResizedCrop.get_params(image, [0.4, 1.0], [3 / 4, 4 / 3]) for _ in range(8000)]
-    theirs = torch.tensor([h * w / 320**2 for _, _, h, w in boxes])
-    height, width = augment._boxes(100_000, 32, torch.Generator().manual_seed(0))
-    ours = height * width / 32**2
-    assert ours.mean() == pytest.approx(theirs.mean().item(), abs=0.006)
-    assert ours.std() == pytest.approx(theirs.std().item(), abs=0.006)
+    image = torch.zeros(3, height, width)  # large, so that its rounding to whole pixels matters little
+    boxes = [RandomResizedCrop.get_params(image, [0.4, 1.0], [3 / 4, 4 / 3])[2:] for _ in range(8000)]
+    theirs = torch.tensor(boxes).float().T
+    aspects = torch.full((100_000,), width / height) if width != height else None
+    ours = augment._boxes(100_000, torch.Generator().manual_seed(0), aspects) * torch.tensor([[height], [width]])
+    for number in (lambda h, w: h * w / (height * width), lambda h, w: (w / h).log()):
+        assert number(*ours).mean() == pytest.approx(number(*theirs).mean().item(), abs=0.008)
+        assert number(*ours).std() == pytest.approx(number(*theirs).std().item(), abs=0.008)
+
+
+def squeezed(height, width, side):
+    """A smooth picture, and the same squeezed into a square, uint8."""
+    y, x = torch.meshgrid(torch.linspace(0, 3, height), torch.linspace(0, 4, width), indexing="ij")
+    picture = (127 + 120 * torch.stack((torch.sin(x + y), torch.cos(2 * x), torch.sin(y * x / 2)))).to(torch.uint8)
+    return picture, tv.resize(picture, [side, side], antialias=True)
+
+
+def test_a_crop_of_a_squeezed_image_has_the_shape_of_the_original():
+    picture, square = squeezed(200, 300, 128)
+    box = dict(top=20, left=60, height=120, width=150)
+    share = {name: torch.tensor([128 * value / (200 if name in ("top", "height") else 300)]) for name, value in box.items()}
+    ours = crop(square[None] / 255, **share, flip=torch.tensor([False]), size=96)[0]
+    theirs = tv.resized_crop(picture / 255, **box, size=[96, 96], antialias=True)
+    assert (ours - theirs)[:, 2:-2, 2:-2].abs().max() < 0.02
+
+
+def test_fewer_samples_than_pixels_against_torchvision(batch):
+    x = tv.resize(batch[:4] / 255, [64, 64])
+    box = dict(top=3, left=5, height=60, width=50)
+    ours = crop(x, **{name: torch.full((4,), float(v)) for name, v in box.items()}, flip=torch.zeros(4) > 0, size=24)
+    theirs = tv.resized_crop(x, **box, size=[24, 24], antialias=True)
+    assert torch.allclose(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2], atol=1e-4)
+
+
+def test_gaussian_against_torchvision(batch):
+    x = batch[:3] / 255
+    weights = augment.gaussian(torch.full((3,), 1.2), 32)
+    ours = augment.crop(x, weights, weights)[..., 8:-8, 8:-8]
+    assert torch.allclose(ours, tv.gaussian_blur(x, [15, 15], [1.2, 1.2])[..., 8:-8, 8:-8], atol=1e-3)
+
+
+def test_the_evaluation_view_of_a_squeezed_image_is_the_centre_of_the_original():
+    """As the authors have it: the shorter side to the power of two, then the centre."""
+    pictures, squares = zip(*(squeezed(h, w, 64) for h, w in ((150, 225), (240, 160), (128, 128))))
+    aspects = torch.tensor([1.5, 2 / 3, 1])
+    ours = augment.evaluation_view(torch.stack(squares), (0,) * 3, (1,) * 3, size=56, aspects=aspects)
+    for view, picture in zip(ours, pictures):
+        theirs = tv.center_crop(tv.resize(picture / 255, 64, antialias=True), [56, 56])
+        assert (view - theirs).abs().max() < 0.03
 
 
 def test_evaluation_view(batch):

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torchvision
 
-from clsl import data, downloads
+from clsl import cifar, data, downloads
 
 
 @pytest.mark.parametrize("split, n", [("train", 50_000), ("test", 10_000)])
@@ -25,7 +25,7 @@ def test_cifar10(split, n):
     assert images.images.shape == (n, 32, 32, 3) and images.images.dtype == np.uint8
     assert isinstance(images.images, np.memmap)
     assert images.labels.dtype == torch.int64 and images.labels.bincount().tolist() == [n // 10] * 10
-    pixels, labels = data._CIFAR10_SHA256[split]
+    pixels, labels = cifar._CIFAR10_SHA256[split]
     assert hashlib.sha256(images.images.tobytes()).hexdigest() == pixels
     assert hashlib.sha256(images.labels.numpy().tobytes()).hexdigest() == labels
     assert [s.name() for s in images.synsets][:2] == ["airplane.n.01", "car.n.01"]
@@ -85,7 +85,7 @@ def _archive(path, images_of, labels_of):
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
             yield name, hashlib.md5(content).hexdigest()
-        content = pickle.dumps({"label_names": list(data._CIFAR10_CLASSES)})
+        content = pickle.dumps({"label_names": list(cifar._CIFAR10_CLASSES)})
         entry = tarfile.TarInfo("cifar-10-batches-py/batches.meta")
         entry.size = len(content)
         archive.addfile(entry, io.BytesIO(content))
@@ -127,23 +127,23 @@ def test_the_official_archive_gives_the_same_images_and_tags(monkeypatch, tmp_pa
 def test_a_silent_official_site_is_given_up_within_seconds(monkeypatch, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and never answers
         monkeypatch.setattr(torchvision.datasets.CIFAR10, "url", f"http://127.0.0.1:{server.getsockname()[1]}/x.tar.gz")
-        monkeypatch.setattr(data, "_PATIENCE", 0.5)
+        monkeypatch.setattr(cifar, "_PATIENCE", 0.5)
         start = time.monotonic()
         with pytest.raises(OSError, match="timed out"):
-            data._cifar10_official(tmp_path)
+            cifar._cifar10_official(tmp_path)
         assert time.monotonic() - start < 3
 
 
 def test_a_failing_source_leaves_nothing(monkeypatch, tmp_path):
     def altered(scratch):
-        return {"train": data._checked("train", np.zeros((50_000, 32, 32, 3), np.uint8), [0] * 50_000)}
+        return {"train": cifar._checked("train", np.zeros((50_000, 32, 32, 3), np.uint8), [0] * 50_000)}
 
     def absent(scratch):
         raise OSError("no network")
 
     monkeypatch.setenv("CLSL_DATA", str(tmp_path))
-    monkeypatch.setattr(data, "_cifar10_official", absent)
-    monkeypatch.setattr(data, "_cifar10_npm", altered)
+    monkeypatch.setattr(cifar, "_cifar10_official", absent)
+    monkeypatch.setattr(cifar, "_cifar10_npm", altered)
     with pytest.raises(OSError, match="could not be fetched .no network; the train images or labels are not those of CIFAR-10"):
         data.load("cifar10", "train")
     assert _left(tmp_path) == []
@@ -178,7 +178,7 @@ def test_a_full_disk_is_not_taken_for_a_lost_network(monkeypatch, tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("CLSL_DATA", str(tmp_path))
-    monkeypatch.setattr(data, "_cifar10_official", full)
+    monkeypatch.setattr(cifar, "_cifar10_official", full)
     with pytest.raises(OSError, match="cifar10 .No space left on device.: make room"):
         data.load("cifar10", "train")
     assert _left(tmp_path) == []

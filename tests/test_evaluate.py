@@ -54,8 +54,9 @@ def test_knn_votes_by_weight():
 def test_sgd_probe_learns(cifar10):
     torch.manual_seed(0)
     encoder = encoders.build("tiny")
-    learned = evaluate.sgd_probe(encoder, cifar10, cifar10, seed=0, epochs=20)
-    assert learned > 14 and learned == evaluate.sgd_probe(encoder, cifar10, cifar10, seed=0, epochs=20)
+    protocol = evaluate.PROBES["sgd"]._replace(epochs=20)
+    learned = evaluate.sgd_probe(encoder, cifar10, cifar10, protocol, seed=0)
+    assert learned > 14 and learned == evaluate.sgd_probe(encoder, cifar10, cifar10, protocol, seed=0)
 
 
 def test_nan_features_are_named(noise):

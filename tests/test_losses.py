@@ -91,9 +91,9 @@ def test_tiles_of_uneven_size(monkeypatch):
     similarities = losses._similarities
     for height in (1, 5, 73, 74, 1000):
 
-        def tiles(p, temperature):
+        def tiles(own, p, first, temperature):
             for start in range(0, len(p), height):
-                whole = next(similarities(p, temperature))[1]
+                whole = next(similarities(own, p, first, temperature))[1]
                 yield slice(start, start + height), whole[start : start + height].clone()
 
         monkeypatch.setattr(losses, "_similarities", tiles)
@@ -104,7 +104,8 @@ def test_tiles_of_uneven_size(monkeypatch):
 def test_many_tiles_against_the_dense_form():
     u, v = projections(1500)  # 3000 rows: nine tiles, the last one short
     z = torch.randint(0, 40, (1500,), generator=torch.Generator().manual_seed(1))
-    assert len(list(losses._similarities(torch.cat([u, v]), 1.0))) == 9
+    both = torch.cat([u, v])
+    assert len(list(losses._similarities(both, both, 0, 1.0))) == 9
     u.requires_grad_()
     p, zz = F.normalize(torch.cat([u, v]), dim=1), z.repeat(2)
     self_ = torch.eye(3000, dtype=torch.bool)

@@ -88,7 +88,7 @@ def test_figures_tables_and_provenance(smoke):
     assert all(stem in (folder / "index.html").read_text() for stem in stems)
     assert "clsl notebook 03_wordnet, profile smoke, source" in (folder / "03_wordnet_levels.svg").read_text()
     performance = pd.read_csv(folder / "performance.csv")
-    assert len(performance) == 4 and (performance["ratio"] > 0).all()
+    assert len(performance) == 5 and (performance["ratio"] > 0).all()
     notebooks = json.loads((folder / "provenance.json").read_text())
     assert sorted(notebooks) == [notebook.stem for notebook in NOTEBOOKS]
     for made_by in notebooks.values():
@@ -109,7 +109,9 @@ def test_again_trains_nothing(smoke, monkeypatch):
 def test_a_dry_run_trains_nothing(tmp_path):
     done = clsl("reproduce", "gpu", "05", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "05_dual_head · 9 of 9 runs to train, 900 epochs\n"
+    assert done.stdout.startswith("## 05_dual_head\n")
+    assert "| cifar100 | resnet18 | dual_head | kmeans:k=1000 | 50000 | 100 | 9700 | 512 | 1 | 3 |" in done.stdout
+    assert "\n9 of 9 trainings to do, about " in done.stdout and "planned with stand-ins: cifar100" in done.stdout
     assert not (tmp_path / "runs").exists() and not (tmp_path / "figures").exists()
 
 
@@ -151,10 +153,14 @@ def test_a_profile_with_a_typo(monkeypatch, tmp_path):
     (tmp_path / "notebooks" / "03_wordnet.ipynb").write_text((reproduce.NOTEBOOKS / "03_wordnet.ipynb").read_text())
     (profiles / "mine.yml").write_text("dataset: cifar10\nepoch: 3\n")
     (profiles / "odd.yml").write_text("dataset: cifar10\nseeds: 3\n")
+    (profiles / "own.yml").write_text("dataset: cifar10\n03_wordnet:\n  epoch: 3\n")
+    (profiles / "list.yml").write_text("dataset: cifar10\n03_wordnet:\n  - epochs: 3\n")
     (profiles / "empty.yml").write_text("")
     (profiles / "broken.yml").write_text("dataset: [cifar10\n")
     monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
     for name, message in [
+        ("own", "profile own sets 'epoch' for 03_wordnet, which does not declare it"),
+        ("list", "profile list: 03_wordnet needs NAME: VALUE lines, or a list of them with a dataset each"),
         ("mine", "profile mine sets 'epoch', which no notebook declares: choose from batch_size, "),
         ("odd", r"parameter seeds must be of type list, like \[0\], got 3"),
         ("empty", "profile empty is not a list of NAME: VALUE"),
@@ -214,7 +220,10 @@ def test_train_from_a_file(tmp_path):
 
 def test_data_says_what_is_there():
     done = clsl("data", "cifar10")
-    assert done.returncode == 0 and "cifar10 train: 50000×32×32×3 uint8; also known: synsets" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "cifar10 train: 50000×32×32×3 uint8, 10 classes; also known: synsets\ncifar10 test: 10000×" in done.stdout
+    assert "clusters wordnet:level=9: 6, I(Z;T) = 2.32 of H(T) = 3.32 bits, H(Z|T) = 0.00 bits" in done.stdout
+    assert (figures.folder("data") / "cifar10.png").exists()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -231,15 +240,31 @@ def test_notebooks_are_stored_clean(notebook):
 
 @pytest.mark.parametrize("profile", reproduce.profiles())
 def test_profiles_fit_the_notebooks(profile):
-    values = reproduce.profile_values(profile)
-    assert reproduce._parameters(NOTEBOOKS, profile, values, {})
+    planned = reproduce._parameters(NOTEBOOKS, profile, reproduce._read(profile), {})
+    assert {path for path, _, _ in planned} == set(NOTEBOOKS)
+    assert len({experiment for _, experiment, _ in planned}) == len(planned)
+
+
+def test_a_notebook_can_have_values_of_its_own_and_several_of_them():
+    values = reproduce._read("paper")
+    planned = {experiment: chosen for _, experiment, chosen in reproduce._parameters(NOTEBOOKS, "paper", values, {})}
+    assert [name for name in planned if name.startswith("02")] == [
+        f"02_attributes_{d}" for d in ("utzappos50k", "cub200", "wider")
+    ]
+    wider, wordnet = planned["02_attributes_wider"], planned["03_wordnet"]
+    assert wider["dataset"] == "wider" and wider["batch_size"] == 40 and wider["momentum"] == wordnet["momentum"] == 0.95
+    assert wordnet["dataset"] == "imagenet100" and wordnet["lr"] == 0.01 and wider["experiment"] == "02_attributes_wider"
+    more = planned["04_kmeans"]["more"]
+    assert more["queue_size"] == 16384 and more["base_temperature"] == 0.07  # its own, beside that of all
+    assert reproduce.profile_values("paper")["momentum"] == 0.95 and "03_wordnet" not in reproduce.profile_values("paper")
 
 
 def test_the_defaults_are_the_quick_profile():
     """So that what ./reproduce.sh trained comes back at once in Jupyter."""
     values = reproduce.profile_values("quick")
+    assert values == reproduce._read("quick")
     for notebook in NOTEBOOKS:
         defaults = reproduce._defaults(notebook)
-        assert defaults.pop("profile") == "scratch"
+        assert defaults.pop("profile") == "scratch" and defaults.pop("experiment", notebook.stem) == notebook.stem
         for name in set(defaults) & set(values):
             assert defaults[name] == values[name], (notebook.stem, name)

@@ -1,0 +1,131 @@
+"""Images, their labels and what else is known of each; a folder's files packed into one array, once."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from nltk.corpus.reader.wordnet import Synset
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from . import downloads
+
+_AHEAD = 256  # images decoded before they are written
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """The images of a split and all that is known about each; None where the source does not tell."""
+
+    images: np.ndarray  # uint8 [N, S, S, 3], memory-mapped where all of a split is asked for
+    labels: torch.Tensor  # int64 [N], the downstream label T
+    class_names: tuple[str, ...]  # one a class
+    mean: tuple[float, float, float]  # of the training pixels in [0, 1], by channel
+    std: tuple[float, float, float]
+    synsets: tuple[Synset, ...] | None = None  # one a class
+    attributes: torch.Tensor | None = None  # bool [N, A]
+    attribute_names: tuple[str, ...] | None = None  # one an attribute
+    tags: tuple[str, ...] | None = None  # one an image: the noun it was searched by, or words of its own
+    columns: Mapping[str, torch.Tensor] | None = None  # name → int64 [N]: clusters that come with the images
+    aspects: torch.Tensor | None = None  # float32 [N], width over height before the image was squeezed into a square
+    left_out: tuple[str, ...] = ()  # files that could not be read, and why
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: torch.Tensor) -> "Images":
+        """The images at int64 indices [n], copied into memory, with what is known of them."""
+        return dataclasses.replace(self, images=self.images[indices.numpy()], **rows(vars(self), indices))
+
+
+def rows(known: Mapping, indices: torch.Tensor) -> dict:
+    """What fields of Images, all but the pixels, say of the images at int64 indices [n]."""
+    out = {name: known[name][indices] for name in ("labels", "attributes", "aspects") if known.get(name) is not None}
+    if known.get("tags") is not None:
+        out["tags"] = tuple(known["tags"][i] for i in indices.tolist())
+    if known.get("columns") is not None:
+        out["columns"] = {name: column[indices] for name, column in known["columns"].items()}
+    return out
+
+
+def pack(name: str, paths: Sequence[Path], side: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, tuple[str, ...]]:
+    """Image files as one memory-mapped array of squares, made once and kept in the cache beside the downloads.
+
+    Each image is squeezed, not cropped, to `side` × `side` pixels; JPEGs are decoded at the smallest scale that is large
+    enough. One channel, 16 bits, CMYK, palettes and transparency become RGB; what is turned by EXIF is turned back.
+
+    Returns the images, uint8 [n, side, side, 3], their aspects, float32 [n], their indices in `paths`, int64 [n], and for
+    each file that could not be read its path and the reason. Raises OSError where more than half cannot be read, or the
+    disk has no room.
+    """
+    if not paths:
+        raise OSError(f"{name} has no images: look into the folder it is read from")
+    folder = downloads.once(f"packed/{name}-{side}-{_fingerprint(paths)}", lambda into: _pack(name, paths, side, into))
+    known = json.loads((folder / "left_out.json").read_text())
+    aspects, kept = (torch.from_numpy(np.load(folder / f"{part}.npy")) for part in ("aspects", "kept"))
+    return np.load(folder / "images.npy", mmap_mode="c")[: len(kept)], aspects, kept, tuple(known)
+
+
+def _fingerprint(paths: Sequence[Path]) -> str:
+    """Another one where a file was added, removed or changed."""
+    stats = ((path, path.stat() if path.exists() else None) for path in paths)
+    parts = [(str(path), stat and (stat.st_size, stat.st_mtime_ns)) for path, stat in stats]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _pack(name: str, paths: Sequence[Path], side: int, into: Path) -> None:
+    need, free = len(paths) * side * side * 3, shutil.disk_usage(into).free
+    if need > free:
+        raise OSError(
+            f"{name} needs {need / 1e9:.1f} GB in {into.parent}, which has {free / 1e9:.1f}: set CLSL_DATA to a larger disk"
+        )
+    images = np.lib.format.open_memmap(into / "images.npy", "w+", np.uint8, (len(paths), side, side, 3))
+    aspects, kept, left_out = [], [], []
+    with tqdm(desc=f"packing {name}", total=len(paths), unit=" images", delay=1) as bar:
+        for i, (pixels, found) in enumerate(_decoded(paths, side)):
+            if pixels is None:
+                left_out.append(f"{paths[i]}: {found}")
+            else:
+                images[len(kept)] = pixels
+                kept.append(i), aspects.append(found)
+            bar.update()
+    if len(left_out) > len(paths) / 2:
+        raise OSError(f"{name}: {len(left_out)} of {len(paths)} images cannot be read, the first of them {left_out[0]}")
+    images.flush()
+    np.save(into / "aspects.npy", np.array(aspects, dtype=np.float32))
+    np.save(into / "kept.npy", np.array(kept, dtype=np.int64))
+    (into / "left_out.json").write_text(json.dumps(left_out, indent=1))
+
+
+def _decoded(paths: Sequence[Path], side: int) -> Iterator[tuple[np.ndarray, float] | tuple[None, str]]:
+    """`decode` of each file, in order, by as many threads as there are cores: Pillow leaves Python while it works."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for i in range(0, len(paths), _AHEAD):
+            yield from threads.map(lambda path: decode(path, side), paths[i : i + _AHEAD])
+
+
+def decode(path: Path, side: int) -> tuple[np.ndarray, float] | tuple[None, str]:
+    """A file's pixels, uint8 [side, side, 3], and its width over height; or None and why it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (side, side))
+            image = _rgb(ImageOps.exif_transpose(image))
+            return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.width / image.height
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        empty = path.exists() and path.stat().st_size == 0
+        return None, "an empty file" if empty else str(error).replace(f" '{path}'", "")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16 bits, which Pillow would clip at 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("P", "LA", "PA"):
+        image = image.convert("RGBA")  # or Pillow warns of what transparency may mean
+    return image.convert("RGB")

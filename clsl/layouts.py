@@ -1,0 +1,288 @@
+"""Folders of images as their makers distribute them → the files of a split and what is known of each.
+
+A layout is called with the folder and "train" or "test"; it returns the paths and the fields of Images, all but the pixels.
+"""
+
+import csv
+import json
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from . import wordnet
+
+Known = tuple[list[Path], dict[str, Any]]
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+
+
+def imagenet100(folder: Path, split: str) -> Known:
+    """The authors' hundred classes of ILSVRC-2012: `train/<wnid>/`, and `val/` by wnid or flat with its ground truth."""
+    wnids = imagenet100_wnids()
+    found = _by_wnid(folder / "train", wnids) if split == "train" else _validation(folder, wnids)
+    synsets = tuple(wordnet.synset(wnid) for wnid in wnids)
+    names = tuple(s.lemma_names()[0].replace("_", " ") for s in synsets)
+    return _listed(found, class_names=names, synsets=synsets, **_IMAGENET)
+
+
+def imagenet100_wnids() -> list[str]:
+    """The hundred classes that paper A's authors drew, from their public data files."""
+    return Path(__file__).with_name("imagenet100_wnids.txt").read_text().split()
+
+
+def _by_wnid(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
+    _need(folder, *wnids)
+    return [(path, i) for i, wnid in enumerate(wnids) for path in _files(folder / wnid)]
+
+
+def _validation(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
+    _need(folder, "val")
+    if (folder / "val" / wnids[0]).is_dir():
+        return _by_wnid(folder / "val", wnids)
+    index = {wnid: i for i, wnid in enumerate(wnids)}
+    truth = _ground_truth(folder)
+    return [(path, index[truth[path.stem]]) for path in _files(folder / "val") if truth.get(path.stem) in index]
+
+
+def _ground_truth(folder: Path) -> dict[str, str]:
+    """Name → wnid of the flat validation images: from Kaggle's LOC_val_solution.csv, or from the development kit."""
+    if kaggle := next(folder.rglob("LOC_val_solution.csv"), None):
+        with open(kaggle, newline="") as file:
+            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+    ids, meta = (next(folder.rglob(name), None) for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"))
+    if not (ids and meta):
+        raise OSError(
+            f"{folder} has a flat val/ without its ground truth: put ILSVRC2012_devkit_t12 there, or LOC_val_solution.csv"
+        )
+    wnids = _wnids(meta.read_bytes())
+    return {f"ILSVRC2012_val_{i:08d}": wnids[int(line) - 1] for i, line in enumerate(ids.read_text().split(), 1)}
+
+
+def _wnids(mat: bytes) -> list[str]:
+    """The wnids of meta.mat in the order of their ids. A MATLAB file is a header and compressed elements; nothing in it
+    looks like a wnid but the wnids, so that scipy is not needed."""
+    text, at = b"", 128
+    while at + 8 <= len(mat):
+        kind, size = (int.from_bytes(mat[at + i : at + i + 4], "little") for i in (0, 4))
+        text += zlib.decompress(mat[at + 8 : at + 8 + size]) if kind == 15 else mat[at + 8 : at + 8 + size]
+        at += 8 + size
+    return [found.replace(b"\0", b"").decode() for found in re.findall(rb"n\0?(?:\d\0?){7}\d", text)]
+
+
+def cub200(folder: Path, split: str) -> Known:
+    """CUB_200_2011: 200 birds, 312 attributes that annotators ticked for each image."""
+    folder = _inside(folder, "CUB_200_2011")
+    files = ["images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images"]
+    _need(folder, *files, "attributes/image_attribute_labels.txt")
+    path, label, train = (_pairs(folder / name) for name in files[:3])
+    names = tuple(name.partition(".")[2].replace("_", " ") for name in _pairs(folder / "classes.txt").values())
+    # Some lines carry a field too many or two; the first three, image, attribute, present, are always right.
+    columns = {"sep": " ", "header": None, "names": range(7), "usecols": [0, 1, 2]}
+    table = pd.read_csv(folder / "attributes" / "image_attribute_labels.txt", **columns)
+    table = table.pivot(index=0, columns=1, values=2)
+    mine = [i for i in path if (train[i] == "1") == (split == "train")]
+    listed = next((p for p in (folder / "attributes" / "attributes.txt", folder.parent / "attributes.txt") if p.exists()), None)
+    attributes = torch.from_numpy(table.loc[[int(i) for i in mine]].to_numpy() == 1)
+    return [folder / "images" / path[i] for i in mine], {
+        "labels": torch.tensor([int(label[i]) - 1 for i in mine]),
+        "class_names": names,
+        "attributes": attributes,
+        "attribute_names": tuple(_pairs(listed).values()) if listed else tuple(f"attribute {i}" for i in table.columns),
+        "mean": (0.4863, 0.4999, 0.4312),
+        "std": (0.2070, 0.2018, 0.2428),
+    }
+
+
+def utzappos50k(folder: Path, split: str) -> Known:
+    """UT-Zappos50K: shoes in 21 sub-categories, binary attributes of their description; those that are the label left out."""
+    _need(folder, "ut-zap50k-images-square")
+    table = next(folder.rglob("meta-data-bin.csv"), None)
+    if table is None:
+        raise OSError(f"{folder} lacks meta-data-bin.csv: unpack ut-zap50k-data.zip there")
+    table = pd.read_csv(table, index_col=0)
+    table = table.loc[:, ~table.columns.str.match(r"(Sub)?Category\.")].astype(bool)
+    images = folder / "ut-zap50k-images-square"
+    at = {path.relative_to(images).as_posix(): path for path in _files(images)}
+    names = sorted({"/".join(name.split("/")[:2]) for name in at})
+    known = {name: Path(name).stem.replace(".", "-", 1) for name in at}  # 100627.72.jpg is the row 100627-72
+    mine = [name for name in _split_by(folder, split, sorted(at), 0.7) if known[name] in table.index]
+    return [at[name] for name in mine], {
+        "labels": torch.tensor([names.index("/".join(name.split("/")[:2])) for name in mine]),
+        "class_names": tuple(names),
+        "attributes": torch.from_numpy(table.loc[[known[name] for name in mine]].to_numpy()),
+        "attribute_names": tuple(table.columns),
+        "mean": (0.8342, 0.8142, 0.8081),
+        "std": (0.2804, 0.3014, 0.3072),
+    }
+
+
+def wider(folder: Path, split: str) -> Known:
+    """WIDER Attribute: 30 events; an image has one of the 14 attributes if one of its people has it."""
+    name = f"wider_attribute_{'trainval' if split == 'train' else 'test'}.json"
+    listed = next(folder.rglob(name), None)
+    if listed is None:
+        raise OSError(f"{folder} lacks {name}: unpack wider_attribute_annotation.zip there")
+    listed = json.loads(listed.read_text())
+    images = next((path for path in (folder / "Image", folder) if (path / split).is_dir()), None)
+    if images is None:
+        raise OSError(f"{folder} lacks Image/{split}: unpack the images of WIDER Attribute there")
+    scenes, attributes = (_by_number(listed[key]) for key in ("scene_id_map", "attribute_id_map"))
+    people = [[person["attribute"] for person in image["targets"]] or [[-1] * len(attributes)] for image in listed["images"]]
+    return [images / image["file_name"] for image in listed["images"]], {
+        "labels": torch.tensor([list(scenes).index(int(image["scene_id"])) for image in listed["images"]]),
+        "class_names": tuple(scenes.values()),
+        "attributes": torch.tensor([(np.array(each) == 1).any(0).tolist() for each in people]),
+        "attribute_names": tuple(attributes.values()),
+        "mean": (0.4772, 0.4405, 0.4100),
+        "std": (0.2960, 0.2876, 0.2935),
+    }
+
+
+def metadata(folder: Path, split: str) -> Known:
+    """The authors' own CSV, …meta_data_<split>.csv: `path`, `class`, and `label_gran_k` columns of ready-made clusters."""
+    table = _authors_csv(folder, split)
+    if table is None:
+        raise OSError(f"{folder} has no file whose name ends in meta_data_{split}.csv: put the authors' there, with its images")
+    classes = sorted(pd.concat([t["class"] for s in ("train", "test") if (t := _authors_csv(folder, s)) is not None]).unique())
+    under = folder / "images" if (folder / "images").is_dir() else folder
+    columns = [name for name in table if str(name).startswith("label_gran_")]
+    return [under / path for path in table["path"]], {
+        "labels": torch.tensor([classes.index(c) for c in table["class"]]),
+        "class_names": tuple(map(str, classes)),
+        "columns": {name: torch.tensor(table[name].to_numpy(np.int64)) for name in columns},
+    }
+
+
+def folder(folder: Path, split: str) -> Known:
+    """One's own images: a folder a class, or metadata.csv or .jsonl (`file_name`, `label`, any further columns).
+
+    With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on.
+    Further columns with two values (true and false, yes and no, 1 and 0) are attributes, a text column is tags, and every
+    other one clusters of its own; classes whose names are nouns of WordNet have a hierarchy.
+    """
+    parts = {"train": ("train",), "test": ("test", "val", "validation")}
+    if any((folder / name).is_dir() for name in parts["test"]) and (folder / "train").is_dir():
+        table = _described(next(folder / name for name in parts[split] if (folder / name).is_dir()))
+        labels = pd.concat([table["label"], _described(folder / "train")["label"]])
+    else:
+        everything = _described(folder)
+        labels, everything.index = everything["label"], everything["file_name"]
+        table = everything.loc[_split_by(folder, split, sorted(everything.index), 0.8)]
+    names = sorted(labels.astype(str).unique())
+    known = {"labels": torch.tensor([names.index(str(label)) for label in table["label"]]), "class_names": tuple(names)}
+    return list(table["path"]), known | _columns(table.drop(columns=["file_name", "label", "path"])) | _hierarchy(names)
+
+
+def _described(folder: Path) -> pd.DataFrame:
+    """file_name, label, path and any further columns of a folder's images."""
+    listed = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).exists()), None)
+    if listed is None:
+        paths = _files(folder)
+        if any(path.parent == folder for path in paths) or not paths:
+            raise OSError(f"{folder} needs a folder of images for each class, or a metadata.csv with file_name and label")
+        rows = [(path.relative_to(folder).as_posix(), path.relative_to(folder).parts[0], path) for path in paths]
+        return pd.DataFrame(rows, columns=["file_name", "label", "path"])
+    table = pd.read_csv(listed) if listed.suffix == ".csv" else pd.read_json(listed, lines=True)
+    if missing := {"file_name", "label"} - set(table):
+        raise OSError(f"{listed} lacks the column {min(missing)}: it has {', '.join(map(str, table))}")
+    return table.assign(path=[folder / name for name in table["file_name"]])
+
+
+_TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "false", "no"}
+
+
+def _columns(table: pd.DataFrame) -> dict[str, Any]:
+    """Attributes, tags and clusters out of the columns of a table."""
+    words = {name: table[name].astype(str).str.lower() for name in table}
+    binary = [name for name in table if set(words[name]) <= _TRUE | _FALSE]
+    out: dict[str, Any] = {}
+    if binary:
+        out["attributes"] = torch.tensor([words[name].isin(_TRUE).tolist() for name in binary]).T
+        out["attribute_names"] = tuple(binary)
+    others = [name for name in table if name not in binary]
+    texts = [name for name in others if not pd.api.types.is_numeric_dtype(table[name])]
+    if texts:
+        out["tags"] = tuple(table[texts[0]].astype(str))
+    if others:
+        out["columns"] = {name: torch.from_numpy(pd.factorize(table[name])[0].astype(np.int64)) for name in others}
+    return out
+
+
+def _hierarchy(names: Sequence[str]) -> dict[str, Any]:
+    try:
+        return {"synsets": tuple(wordnet.synset(name) for name in names)}
+    except ValueError:
+        return {}
+
+
+def _listed(found: Sequence[tuple[Path, int]], **known) -> Known:
+    return [path for path, _ in found], {"labels": torch.tensor([label for _, label in found], dtype=torch.int64), **known}
+
+
+def _authors_csv(folder: Path, split: str) -> pd.DataFrame | None:
+    path = next(iter(sorted(folder.glob(f"*meta_data_{split}.csv"))), None)
+    if path is None:
+        return None
+    table = pd.read_csv(path, index_col=0)
+    if missing := {"path", "class"} - set(table):
+        raise OSError(f"{path} lacks the column {min(missing)}: it has {', '.join(map(str, table))}")
+    return table[table.index != -1]  # the last row counts the clusters
+
+
+def _split_by(folder: Path, split: str, names: Sequence[str], share: float) -> list[str]:
+    """The names in the authors' metadata of a split if they are there, else a share of them drawn once and for all."""
+    if (table := _authors_csv(folder, split)) is not None:
+        known = set(names)
+        return [name for name in table["path"] if name in known]
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
+    chosen = order[: int(share * len(names))] if split == "train" else order[int(share * len(names)) :]
+    return [names[i] for i in sorted(chosen)]
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    return folder / name if (folder / name).is_dir() else folder
+
+
+def _need(folder: Path, *names: str) -> None:
+    if missing := [name for name in names if not (folder / name).exists()]:
+        raise OSError(f"{folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
+
+
+def _pairs(path: Path) -> dict[str, str]:
+    """Lines of a number and a text."""
+    return dict(line.split(maxsplit=1) for line in path.read_text().splitlines() if line.strip())
+
+
+def _by_number(names: dict[str, str]) -> dict[int, str]:
+    return {int(number): names[number] for number in sorted(names, key=int)}
+
+
+class Layout(NamedTuple):
+    """How a data set's folder is read, and where it comes from."""
+
+    read: Callable[[Path, str], Known]
+    source: str
+
+
+LAYOUTS = {
+    "imagenet100": Layout(imagenet100, "train/ and val/ of ILSVRC-2012, https://image-net.org, after registration"),
+    "cub200": Layout(cub200, "CUB_200_2011.tgz, https://data.caltech.edu/records/65de6-vp158"),
+    "utzappos50k": Layout(
+        utzappos50k,
+        "ut-zap50k-images-square.zip and ut-zap50k-data.zip, https://vision.cs.utexas.edu/projects/finegrained/utzap50k",
+    ),
+    "wider": Layout(wider, "images and annotations, http://mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html"),
+    "metadata": Layout(metadata, "the authors' …meta_data_train.csv and …meta_data_test.csv, with their images"),
+    "folder": Layout(folder, "your own images, a folder a class"),
+}

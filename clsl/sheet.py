@@ -1,0 +1,77 @@
+"""What a data set holds: counts against the known ones, what was left out, and a sheet of examples with their clusters."""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from . import clusters, data, figures, information
+from .wordnet import Hierarchy
+
+
+def describe(name: str, spec: str | None = None, image_size: int | None = None) -> str:
+    """A data set in a few lines, and where its sheet of examples was drawn, on clusters named as clusters.make reads them. Files are packed for views of `image_size` pixels, if they were not yet.
+
+    Raises what data.load and clusters.make raise.
+    """
+    lines = []
+    for split in ("train", "test"):
+        images = data.load(name, split, image_size=image_size)
+        lines += _counts(name, split, images)
+    images = data.load(name, "train", image_size=image_size)
+    spec = spec or clusters_of(images)
+    z = clusters.make(spec, images)
+    i, h = information.mutual_information(z, images.labels), information.conditional_entropy(z, given=images.labels)
+    lines.append(
+        f"clusters {spec}: {len(z.unique())}, I(Z;T) = {i:.2f} of H(T) = {information.entropy(images.labels):.2f} bits, "
+        f"H(Z|T) = {h:.2f} bits; examples: {draw(images, z, name, spec)}"
+    )
+    return "\n".join(lines)
+
+
+def _counts(name: str, split: str, images: data.Images) -> list[str]:
+    size, kind = data.SIZES.get(name.partition(":")[0]), name.partition(":")[0]
+    known = [field for field in ("synsets", "attributes", "tags", "columns") if getattr(images, field) is not None]
+    shape = "×".join(str(n) for n in images.images.shape)
+    lines = [f"{name} {split}: {shape} uint8, {len(images.class_names)} classes; also known: {', '.join(known) or 'nothing'}"]
+    if kind not in ("metadata", "folder"):
+        a = 0 if images.attributes is None else images.attributes.shape[1]
+        expected = {
+            "images": (len(images), getattr(size, split)),
+            "classes": (len(images.class_names), size.classes),
+            "attributes": (a, size.attributes),
+        }
+        lines += [f"  {n} {what} instead of {m}" for what, (n, m) in expected.items() if n != m]
+    lines += [f"  left out: {reason}" for reason in images.left_out]
+    return lines
+
+
+def clusters_of(images: data.Images) -> str:
+    """Clusters that show what is known of the images: of attributes, of a column, of WordNet, or else the labels."""
+    if images.attributes is not None:
+        return f"attributes:k={min(3, images.attributes.shape[1])}"
+    if images.columns:
+        return f"column:{next(iter(images.columns))}"
+    if images.synsets:
+        levels = Hierarchy(images.synsets).levels()
+        return f"wordnet:level={levels[len(levels) // 2]}"
+    return "labels"
+
+
+def draw(images: data.Images, z: torch.Tensor, name: str, spec: str, rows: int = 8, columns: int = 12) -> Path:
+    """The first images of the largest clusters, a cluster a row; saved to figures/data/."""
+    figures.style()
+    largest = z.bincount().argsort(descending=True)[:rows].tolist()
+    figure, axes = plt.subplots(len(largest), 1, figsize=(7, 0.62 * len(largest)), squeeze=False)
+    for k, ax in zip(largest, axes[:, 0]):
+        shown = images.subset((z == k).nonzero()[:columns, 0])
+        ax.imshow(shown.images.transpose(1, 0, 2, 3).reshape(shown.images.shape[1], -1, 3), interpolation="nearest")
+        ax.set(xticks=[], yticks=[], xlim=(0, columns * shown.images.shape[1]))
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(f"Z = {k}", rotation=0, ha="right", va="center")
+    figure.suptitle(f"{name}, {spec}: the largest of {int(z.max()) + 1} clusters", fontsize=10)
+    path = figures.folder("data") / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.png"
+    figure.savefig(path)
+    plt.close(figure)
+    return path
