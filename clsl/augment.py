@@ -77,27 +77,32 @@ def two_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
 
 
 def view(
-    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], drawn: Draw, size: int | None = None
+    images: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    drawn: Draw,
+    size: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """A view of each image: uint8 [n, 3, S, S] → float32 [n, 3, size, size], channels last; size: S if it is None.
+    """A view of each image: uint8 [n, 3, S, S] → dtype [n, 3, size, size], channels last; size: S if it is None.
 
     mean, std: of the normalisation, one a channel, for pixels in [0, 1].
     """
     n, side = len(images), images.shape[-1]
     size = size or side
-    out = torch.empty(n, 3, size, size, device=images.device, memory_format=torch.channels_last)
+    out = torch.empty(n, 3, size, size, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+    brightness, contrast, saturation = drawn.colours
+    mix, blend = colour_map(brightness / 255, contrast, saturation)
     chunk = n if images.is_cuda else max(1, _CHUNK // max(side, size) ** 2)
     for i in (slice(first, first + chunk) for first in range(0, n, chunk)):
-        some = drawn.of(i)
-        x = _cropped(images[i], some, size)
-        mix, blend = colour_map(*some.colours)
-        x = turn_hue(recolour(x, mix, blend), some.hue)
-        out[i] = normalise_(x, mean, std)
+        x = _cropped(images[i], drawn.of(i), size)
+        x = turn_hue(recolour(x, mix[i], blend[i]), drawn.hue[i])
+        out[i] = normalise_(x, mean, std).to(dtype)
     return out
 
 
 def _cropped(images: torch.Tensor, drawn: Draw, size: int) -> torch.Tensor:
-    """The crops of uint8 images [n, 3, S, S] as float32 [n, 3, size, size] in [0, 1]."""
+    """The crops of uint8 images [n, 3, S, S] as float32 [n, 3, size, size], still up to 255."""
     side = images.shape[-1]
     if not images.is_cuda and side > SMALL:
         x = _one_by_one(images, drawn, size)
@@ -106,20 +111,20 @@ def _cropped(images: torch.Tensor, drawn: Draw, size: int) -> torch.Tensor:
     rows, columns = resampling(drawn.start * side, drawn.length * side, drawn.flip, side, size)
     if drawn.blur is not None:
         rows, columns = (gaussian(drawn.blur, size) @ weights for weights in (rows, columns))
-    return crop(images.float().div_(255), rows, columns)
+    return crop(images.float(), rows, columns)
 
 
 def _one_by_one(images: torch.Tensor, drawn: Draw, size: int) -> torch.Tensor:
     """The crops of large images on a CPU, whole pixels as torchvision has them: a product of matrices would look at every
     pixel for each it makes, while this resize, made for bytes, looks at those that it needs."""
-    side, out = images.shape[-1], torch.empty(len(images), 3, size, size)
+    side, out = images.shape[-1], torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     start = (drawn.start * side).round().int()
     end = torch.maximum(((drawn.start + drawn.length) * side).round().int(), start + 1)
     for i, ((top, left), (bottom, right), flip) in enumerate(zip(start.T.tolist(), end.T.tolist(), drawn.flip[1].tolist())):
         x = images[i : i + 1, :, top:bottom, left:right].contiguous(memory_format=torch.channels_last)
         x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)[0]
         out[i] = x.flip(2) if flip else x
-    return out.div_(255)
+    return out.float()
 
 
 def evaluation_view(

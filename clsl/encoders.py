@@ -16,13 +16,18 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def autocast(where: torch.device) -> torch.autocast:
-    """bfloat16 where the hardware computes with it."""
+def precision(where: torch.device) -> torch.dtype:
+    """bfloat16 where the hardware computes with it, else float32."""
     if where.type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.autocast(where.type, torch.bfloat16, enabled=fast)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def autocast(where: torch.device) -> torch.autocast:
+    """Encoders compute in that precision, weights stay float32."""
+    return torch.autocast(where.type, torch.bfloat16, enabled=precision(where) == torch.bfloat16)
 
 
 @torch.no_grad()

@@ -14,11 +14,11 @@ class Pixels:
 
     def __init__(self, images: Images, where: torch.device):
         self.where, self.side = where, images.images.shape[1]
-        self.stored = torch.from_numpy(images.images)
+        self.stored = images.images
         room = torch.cuda.mem_get_info(where)[0] // 2 if where.type == "cuda" else 2**30 * (self.side <= SMALL)
         self.resident = images.images.nbytes <= room
         if self.resident:
-            self.stored = self.stored.permute(0, 3, 1, 2).contiguous().to(where)
+            self.stored = torch.from_numpy(images.images).permute(0, 3, 1, 2).contiguous().to(where)
 
     def each(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         """The images at indices [n], for each of some: uint8 [n, 3, S, S] on the device; the next are read during the last."""
@@ -30,14 +30,13 @@ class Pixels:
             for indices in batches:
                 last, coming = coming, reader.submit(self._read, indices.cpu())
                 if last:
-                    yield self._moved(*last.result())
+                    yield self._moved(last.result())
             if coming:
-                yield self._moved(*coming.result())
+                yield self._moved(coming.result())
 
-    def _read(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        indices, each = indices.unique(return_inverse=True)  # an image has two views
-        x = self.stored[indices]
-        return (x.pin_memory() if self.where.type == "cuda" else x), each
+    def _read(self, indices: torch.Tensor) -> torch.Tensor:
+        x = torch.from_numpy(self.stored[indices.numpy()])  # by NumPy: a second team of torch's threads would be in the way
+        return x.pin_memory() if self.where.type == "cuda" else x
 
-    def _moved(self, x: torch.Tensor, each: torch.Tensor) -> torch.Tensor:
-        return x.to(self.where, non_blocking=True)[each.to(self.where)].permute(0, 3, 1, 2)
+    def _moved(self, x: torch.Tensor) -> torch.Tensor:
+        return x.to(self.where, non_blocking=True).permute(0, 3, 1, 2)

@@ -56,14 +56,14 @@ def machine() -> dict[str, str | int]:
     """Device, threads and versions of this process."""
     import torch  # here, for it takes seconds
 
-    from . import distributed, train
+    from . import distributed, encoders
 
-    where, alone = train.device(), distributed.world() == 1
+    where, alone = encoders.device(), distributed.world() == 1
     processor = torch.cuda.get_device_name() if where.type == "cuda" else _processor()
     return {
         "device": processor if alone else f"{distributed.world()} × {processor}",
         "threads": torch.get_num_threads(),
-        "bfloat16": train.autocast(where)._enabled,
+        "bfloat16": encoders.precision(where) == torch.bfloat16,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "source": source_digest(),

@@ -14,7 +14,7 @@ from torch import nn
 from . import augment, distributed, encoders, evaluate, information
 from .clusters import KMeans
 from .data import Images
-from .encoders import autocast, device
+from .encoders import autocast, device, precision
 from .methods import METHODS, SETTINGS, Method
 from .pixels import Pixels
 
@@ -224,7 +224,7 @@ def batches(
         drawn = augment.draw(twice.numel(), generator, known, config.jitter, config.blur)
         if distributed.world() > 1:
             drawn = drawn.of(torch.arange(twice.numel(), device=where).view(twice.shape)[..., mine].flatten())
-        views = augment.view(x, images.mean, images.std, drawn, config.image_size)
+        views = augment.view(x, images.mean, images.std, drawn, config.image_size, precision(where))
         yield from zip(views.split(len(x) // len(batch)), z[batch[:, mine]])
 
 
