@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what is missing, then reproduces: ./reproduce.sh [smoke|quick|cpu|gpu] [NOTEBOOK …] [-p NAME VALUE …]
+# Installs what is missing, then reproduces: ./reproduce.sh [smoke|quick|cpu|gpu|paper] [NOTEBOOK …] [-p NAME VALUE …]
+# (--dry-run: only say what that would train)
 # ./reproduce.sh test runs the tests, ./reproduce.sh lab opens the notebooks.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

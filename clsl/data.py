@@ -29,7 +29,8 @@ def load(name: str, split: str, size: int | None = None, image_size: int | None 
     """
     kind, _, where = name.partition(":")
     if kind not in DATASETS or where and kind not in LAYOUTS:
-        raise ValueError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}")
+        own = f"; folder:{name} if it is a folder of your own" if "/" in name else ""
+        raise ValueError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}{own}")
     if split not in ("train", "held_out", "test"):
         raise ValueError(f"unknown split {split!r}: choose train, held_out or test")
     images = _whole(name, "test" if split == "test" else "train", packed_side(image_size))
@@ -63,8 +64,8 @@ def listed(name: str, split: str) -> tuple[list[Path], dict]:
     kind, _, where = name.partition(":")
     folder = Path(where).expanduser() if where else downloads.folder() / kind
     if not folder.is_dir():
-        get = f"put it there ({LAYOUTS[kind].source}), or name its folder, {kind}:/path/to/it"
-        raise OSError(f"{kind} is looked for in {folder}, which is not there: {get}")
+        get = "" if where else f": put it there ({LAYOUTS[kind].source}), or name its folder, {kind}:/path/to/it"
+        raise OSError(f"{kind} is looked for in {folder}, which is not there{get}")
     return LAYOUTS[kind].read(folder, split)
 
 

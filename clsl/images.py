@@ -120,7 +120,7 @@ def decode(path: Path, side: int) -> tuple[np.ndarray, float] | tuple[None, str]
             return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.width / image.height
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         empty = path.exists() and path.stat().st_size == 0
-        return None, "an empty file" if empty else str(error).replace(f" '{path}'", "")
+        return None, "an empty file" if empty else str(error).replace(f": '{path}'", "").replace(f" '{path}'", "")
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from . import wordnet
+from .images import rows
 
 Known = tuple[list[Path], dict[str, Any]]
 
@@ -164,20 +165,24 @@ def folder(folder: Path, split: str) -> Known:
     """One's own images: a folder a class, or metadata.csv or .jsonl (`file_name`, `label`, any further columns).
 
     With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on.
-    Further columns with two values (true and false, yes and no, 1 and 0) are attributes, a text column is tags, and every
-    other one clusters of its own; classes whose names are nouns of WordNet have a hierarchy.
+    Further columns with two values are attributes, where one that is missing counts as a no; the first text column is tags,
+    a noun of WordNet each; and every column but the attributes makes clusters of its own. Classes whose names are nouns of
+    WordNet have a hierarchy.
     """
     parts = {"train": ("train",), "test": ("test", "val", "validation")}
-    if any((folder / name).is_dir() for name in parts["test"]) and (folder / "train").is_dir():
-        table = _described(next(folder / name for name in parts[split] if (folder / name).is_dir()))
-        labels = pd.concat([table["label"], _described(folder / "train")["label"]])
+    where = {part: next((folder / name for name in names if (folder / name).is_dir()), None) for part, names in parts.items()}
+    if all(where.values()):
+        everything = pd.concat({part: _described(path) for part, path in where.items()})
+        mine = everything.index.get_level_values(0) == split
     else:
         everything = _described(folder)
-        labels, everything.index = everything["label"], everything["file_name"]
-        table = everything.loc[_split_by(folder, split, sorted(everything.index), 0.8)]
-    names = sorted(labels.astype(str).unique())
-    known = {"labels": torch.tensor([names.index(str(label)) for label in table["label"]]), "class_names": tuple(names)}
-    return list(table["path"]), known | _columns(table.drop(columns=["file_name", "label", "path"])) | _hierarchy(names)
+        mine = everything["file_name"].isin(_split_by(folder, split, sorted(everything["file_name"]), 0.8))
+    names = sorted(everything["label"].astype(str).unique())
+    labels = torch.tensor([names.index(str(label)) for label in everything["label"]])
+    known = {"class_names": tuple(names), **_hierarchy(names)}
+    known |= _columns(everything.drop(columns=["file_name", "label", "path"]))
+    mine = torch.from_numpy(np.flatnonzero(mine))
+    return [everything["path"].iloc[i] for i in mine.tolist()], known | rows({"labels": labels, **known}, mine)
 
 
 def _described(folder: Path) -> pd.DataFrame:
@@ -195,18 +200,27 @@ def _described(folder: Path) -> pd.DataFrame:
     return table.assign(path=[folder / name for name in table["file_name"]])
 
 
-_TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "false", "no"}
+_TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "-1.0", "false", "no"}
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
-    """Attributes, tags and clusters out of the columns of a table."""
-    words = {name: table[name].astype(str).str.lower() for name in table}
-    binary = [name for name in table if set(words[name]) <= _TRUE | _FALSE]
+    """Attributes, tags and clusters out of the columns of a table. Of two words the second in the alphabet is the attribute."""
     out: dict[str, Any] = {}
-    if binary:
-        out["attributes"] = torch.tensor([words[name].isin(_TRUE).tolist() for name in binary]).T
-        out["attribute_names"] = tuple(binary)
-    others = [name for name in table if name not in binary]
+    attributes = {}
+    for name in table:
+        words = table[name].map(str, na_action="ignore").str.lower()
+        values = sorted(words.dropna().unique())
+        if values and set(values) <= _TRUE | _FALSE:
+            attributes[name] = words.isin(_TRUE)
+        elif len(values) == 2:
+            attributes[f"{name}={values[1]}"] = words == values[1]
+        else:
+            continue
+        table = table.drop(columns=name)
+    if attributes:
+        out["attributes"] = torch.from_numpy(np.stack([column.to_numpy(bool) for column in attributes.values()], axis=1))
+        out["attribute_names"] = tuple(attributes)
+    others = list(table)
     texts = [name for name in others if not pd.api.types.is_numeric_dtype(table[name])]
     if texts:
         out["tags"] = tuple(table[texts[0]].astype(str))

@@ -170,6 +170,7 @@ def _dry_run(planned: Sequence[tuple[Path, str, Mapping[str, Any]]], profile: st
         with _environment(CLSL_FIGURES=scratch, CLSL_DRY_RUN=str(notes)):
             for notebook, experiment, chosen in planned:
                 if "epochs" in chosen:
+                    print(f"planning {experiment} …", file=sys.stderr, flush=True)
                     try:
                         _papermill(notebook, experiment, chosen, profile)
                     except papermill.PapermillExecutionError as error:

@@ -1,19 +1,21 @@
 """What a data set holds: counts against the known ones, what was left out, and a sheet of examples with their clusters."""
 
 import re
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 
-from . import clusters, data, figures, information
+from . import clusters, data, figures, information, wordnet
 from .wordnet import Hierarchy
 
 
 def describe(name: str, spec: str | None = None, image_size: int | None = None) -> str:
-    """A data set in a few lines, and where its sheet of examples was drawn, on clusters named as clusters.make reads them. Files are packed for views of `image_size` pixels, if they were not yet.
+    """A data set in a few lines, and where its sheet of examples was drawn, on clusters named as clusters.make reads them.
 
-    Raises what data.load and clusters.make raise.
+    Files are packed for views of `image_size` pixels, if they were not yet. Raises what data.load and clusters.make raise, and
+    ValueError for k-means, whose clusters a training makes.
     """
     lines = []
     for split in ("train", "test"):
@@ -22,6 +24,8 @@ def describe(name: str, spec: str | None = None, image_size: int | None = None) 
     images = data.load(name, "train", image_size=image_size)
     spec = spec or clusters_of(images)
     z = clusters.make(spec, images)
+    if isinstance(z, clusters.KMeans):
+        raise ValueError(f"{spec} has no clusters yet: a training makes them, of what the network has learned")
     i, h = information.mutual_information(z, images.labels), information.conditional_entropy(z, given=images.labels)
     lines.append(
         f"clusters {spec}: {len(z.unique())}, I(Z;T) = {i:.2f} of H(T) = {information.entropy(images.labels):.2f} bits, "
@@ -35,6 +39,14 @@ def _counts(name: str, split: str, images: data.Images) -> list[str]:
     known = [field for field in ("synsets", "attributes", "tags", "columns") if getattr(images, field) is not None]
     shape = "×".join(str(n) for n in images.images.shape)
     lines = [f"{name} {split}: {shape} uint8, {len(images.class_names)} classes; also known: {', '.join(known) or 'nothing'}"]
+    named = {
+        "attributes": images.attribute_names,
+        "columns": images.columns,
+        "tags that are no nouns of WordNet": [tag for tag in sorted({*(images.tags or ())}) if not wordnet.is_noun(tag)],
+    }
+    lines += [
+        "  " + textwrap.shorten(f"{what}: {', '.join(names)}", 120, placeholder=" …") for what, names in named.items() if names
+    ]
     if kind not in ("metadata", "folder"):
         a = 0 if images.attributes is None else images.attributes.shape[1]
         expected = {
@@ -71,7 +83,7 @@ def draw(images: data.Images, z: torch.Tensor, name: str, spec: str, rows: int =
         ax.spines[:].set_visible(False)
         ax.set_ylabel(f"Z = {k}", rotation=0, ha="right", va="center")
     figure.suptitle(f"{name}, {spec}: the largest of {int(z.max()) + 1} clusters", fontsize=10)
-    path = figures.folder("data") / f"{re.sub(r'[^a-z0-9]+', '_', name.lower())}.png"
+    path = figures.folder("data") / f"{re.sub(r'[^a-z0-9]+', '_', f'{name} {spec}'.lower())}.png"
     figure.savefig(path)
     plt.close(figure)
     return path

@@ -36,13 +36,22 @@ def synset(name: str) -> Synset:
     raise _unknown(name)
 
 
+def is_noun(word: str) -> bool:
+    """Whether WordNet has it, in one word or several."""
+    return bool(_senses(word))
+
+
+def _senses(noun: str) -> list[Synset]:
+    return _corpus().synsets(noun.replace("-", "_").replace(" ", "_"), pos="n")
+
+
 def nearest(noun: str, synsets: Sequence[Synset]) -> Synset:
     """The sense of a noun whose path from the root goes along with that to one of some synsets the longest.
 
     The first sense of equals; the root, "entity", for what is no noun. So a tiger beside animals is no fierce person.
     """
     corpus = _corpus()
-    senses = corpus.synsets(noun.replace("-", "_").replace(" ", "_"), pos="n") or [corpus.synset("entity.n.01")]
+    senses = _senses(noun) or [corpus.synset("entity.n.01")]
     near = {above for s in synsets for above in _path(s)}
     return max(senses, key=lambda sense: sum(above in near for above in _path(sense)))
 

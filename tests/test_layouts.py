@@ -18,7 +18,7 @@ import torch
 import torchvision
 from PIL import Image
 
-from clsl import ROOT, clusters, data, downloads, images, information, layouts, runs, wordnet
+from clsl import ROOT, clusters, data, downloads, images, information, layouts, runs, sheet, wordnet
 from clsl.train import Pretraining
 
 OFFICIAL = ROOT.parent / "shared" / "data" / "official"
@@ -215,23 +215,33 @@ def test_a_folder_described_by_a_table(tmp_path):
                 "label": f"kind {i % 2}",
                 "indoors": ("yes", "no")[i % 2],
                 "sharp": i % 3 == 0,
-                "noun": ("tiger", "table")[i % 2],
+                "sex": ("male", "female", None)[i % 3],
+                "noun": ("tiger", "table", "xyzzy")[i % 3],
                 "year": 2000 + i % 4,
             }
         )
     pd.DataFrame(rows).to_csv(tmp_path / "metadata.csv", index=False)
     train = data.load(f"folder:{tmp_path}", "train")
-    assert len(train) == 16 and train.attribute_names == ("indoors", "sharp") and train.synsets is None
-    i = int((train.labels == 0).nonzero()[0])
-    assert train.attributes[i, 0] and train.tags[i] == "tiger" and set(train.columns) == {"noun", "year"}
+    assert len(train) == 16 and train.attribute_names == ("indoors", "sharp", "sex=male") and train.synsets is None
+    files = data.listed(f"folder:{tmp_path}", "train")[0]
+    i = [int(path.stem) for path in files]
+    assert train.attributes.tolist() == [[j % 2 == 0, j % 3 == 0, j % 3 == 0] for j in i]
+    assert train.tags == tuple(rows[j]["noun"] for j in i) and set(train.columns) == {"noun", "year"}
+    assert train.labels.tolist() == [j % 2 for j in i]
     z = clusters.make("column:year", train)
     assert len(z.unique()) == 4
     with pytest.raises(ValueError, match="come without a column 'month': they have noun, year"):
         clusters.make("column:month", train)
     (tmp_path / "metadata.csv").unlink()
-    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps({k: str(v) for k, v in row.items()}) + "\n" for row in rows))
+    (tmp_path / "metadata.jsonl").write_text(
+        "".join(json.dumps({k: v and str(v) for k, v in row.items()}) + "\n" for row in rows)
+    )
     again = data.load(f"folder:{tmp_path}", "train")
     assert again.tags == train.tags and (again.attributes == train.attributes).all()
+    said = sheet.describe(f"folder:{tmp_path}")
+    assert "attributes: indoors, sharp, sex=male" in said and "no nouns of WordNet: xyzzy\n" in said
+    with pytest.raises(ValueError, match="kmeans:k=5 has no clusters yet: a training makes them"):
+        sheet.describe(f"folder:{tmp_path}", "kmeans:k=5")
 
 
 def test_train_and_test_folders(tmp_path):
