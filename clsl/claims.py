@@ -4,12 +4,14 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-# In our words, after the abstracts of the papers (A: arXiv 2202.06670, A0: arXiv 2106.02869, its first version).
+# In our words, after the abstracts of the papers (A: arXiv 2202.06670, A0: arXiv 2106.02869, its first
+# version, B: arXiv 2412.02121).
 CLAIMS = {
     "A1": "auxiliary information brings representations closer to supervised ones (A, A0)",
     "A2": "Cl-InfoNCE is best in most cases among methods with the same information (A; cross-entropy: A0)",
     "A3": "with k-means clusters, Cl-InfoNCE is a strong unsupervised method, ahead of PCL (A0)",
     "A4": "the larger I(Z;T) and the smaller H(Z|T), the better the representation (A0)",
+    "B1": "pseudo-labels, refreshed and ever stronger, improve each of four self-supervised objectives (B)",
 }
 
 

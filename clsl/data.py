@@ -91,7 +91,7 @@ def _stand_in(name: str, split: str) -> Images:
         if size.attributes:
             known["attributes"] = torch.rand(n, size.attributes, generator=generator) < 0.4
             known["attribute_names"] = tuple(f"attribute {i}" for i in range(size.attributes))
-        if kind in ("cifar100", "imagenet100"):
+        if kind in ("cifar100", "imagenet100"):  # others have more classes than there are names at hand
             known["synsets"] = synsets
             known["tags"] = tuple(synsets[t].lemma_names()[0] for t in known["labels"].tolist())
             known["columns"] = {"superclass": known["labels"] // 5}
@@ -151,6 +151,8 @@ SIZES = {
     "cifar10": Size(50_000, 10_000, 10),
     "cifar100": Size(50_000, 10_000, 100),
     "imagenet100": Size(128_000, 5_000, 100),  # about 1280 images a class to train on
+    "imagenet": Size(1_281_167, 50_000, 1000),
+    "tinyimagenet": Size(100_000, 10_000, 200),
     "cub200": Size(5_994, 5_794, 200, 312),
     "utzappos50k": Size(35_017, 15_008, 21, 126),
     "wider": Size(6_871, 6_918, 30, 14),

@@ -24,7 +24,13 @@ _LOOKS = {
     "dual_head": ("dual head", "#332288", "*"),
     "instance_head": ("instance head alone", "#aaaaaa", "<"),
     "cluster_head": ("cluster head alone", "#88ccee", ">"),
+    "byol": ("BYOL", "#882255", "H"),
+    "w_mse": ("W-MSE", "#117733", "8"),
+    "barlow_twins": ("Barlow Twins", "#999933", "d"),
 }
+for _method in ("simclr", "byol", "w_mse", "barlow_twins", "cl_infonce"):
+    _name, _colour, _marker = _LOOKS[_method]
+    _LOOKS[f"{_method}+progressive"] = (f"{_name}, progressive", _colour, _marker)
 NAMES, COLOURS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(2))
 
 

@@ -24,13 +24,38 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", "
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
+def imagenet(folder: Path, split: str) -> Known:
+    """ILSVRC-2012: `train/<wnid>/`, and `val/` sorted by wnid or flat with its ground truth; the classes are train's folders."""
+    _need(folder, "train")
+    return _imagenet(folder, split, sorted(path.name for path in (folder / "train").iterdir() if path.is_dir()))
+
+
 def imagenet100(folder: Path, split: str) -> Known:
-    """The authors' hundred classes of ILSVRC-2012: `train/<wnid>/`, and `val/` by wnid or flat with its ground truth."""
-    wnids = imagenet100_wnids()
+    """The authors' hundred classes of ILSVRC-2012, read like imagenet."""
+    return _imagenet(folder, split, imagenet100_wnids())
+
+
+def _imagenet(folder: Path, split: str, wnids: Sequence[str]) -> Known:
     found = _by_wnid(folder / "train", wnids) if split == "train" else _validation(folder, wnids)
+    return _listed(found, **_named_by_wnid(wnids))
+
+
+def tinyimagenet(folder: Path, split: str) -> Known:
+    """tiny-imagenet-200: `wnids.txt`, `train/<wnid>/images/`, and `val/images/` described by `val/val_annotations.txt`."""
+    folder = _inside(folder, "tiny-imagenet-200")
+    _need(folder, "wnids.txt", "train", "val/val_annotations.txt")
+    wnids = sorted((folder / "wnids.txt").read_text().split())
+    if split == "train":
+        found = _by_wnid(folder / "train", wnids)
+    else:
+        rows = (line.split()[:2] for line in (folder / "val" / "val_annotations.txt").read_text().splitlines())
+        found = [(folder / "val" / "images" / name, wnids.index(wnid)) for name, wnid in rows]
+    return _listed(found, **_named_by_wnid(wnids))
+
+
+def _named_by_wnid(wnids: Sequence[str]) -> dict[str, Any]:
     synsets = tuple(wordnet.synset(wnid) for wnid in wnids)
-    names = tuple(s.lemma_names()[0].replace("_", " ") for s in synsets)
-    return _listed(found, class_names=names, synsets=synsets, **_IMAGENET)
+    return {"class_names": tuple(s.lemma_names()[0].replace("_", " ") for s in synsets), "synsets": synsets, **_IMAGENET}
 
 
 def imagenet100_wnids() -> list[str]:
@@ -290,7 +315,9 @@ class Layout(NamedTuple):
 
 
 LAYOUTS = {
+    "imagenet": Layout(imagenet, "train/ and val/ of ILSVRC-2012, https://image-net.org, after registration"),
     "imagenet100": Layout(imagenet100, "train/ and val/ of ILSVRC-2012, https://image-net.org, after registration"),
+    "tinyimagenet": Layout(tinyimagenet, "tiny-imagenet-200.zip, http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
     "cub200": Layout(cub200, "CUB_200_2011.tgz, https://data.caltech.edu/records/65de6-vp158"),
     "utzappos50k": Layout(
         utzappos50k,

@@ -65,6 +65,54 @@ def info_nce(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor | None = None, te
         return -((log_p * positives).sum(1) / positives.sum(1)).mean()
 
 
+def byol(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The mean squared distance of the normalised rows of two [N, D]: 2 - 2 cos (Grill et al. 2020, equation 2); a scalar."""
+    return 2 - 2 * F.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
+
+
+def barlow_twins(u: torch.Tensor, v: torch.Tensor, redundancy: float = 5e-3) -> torch.Tensor:
+    """Barlow Twins (Zbontar et al. 2021, equations 1 and 2); a scalar.
+
+        L = Σ_i (1 - C_ii)² + λ Σ_i Σ_{j≠i} C_ij²,    C the correlation of each dimension of u with each of v
+
+    u, v: [N, D] projections of the two views; redundancy: λ, the authors' 0.005. Over the batches of all processes.
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        a, b = _standardised(u.float()), _standardised(v.float())
+        c = distributed.total(a.T @ b) / (len(a) * distributed.world())
+        on = c.diagonal()
+        return (1 - on).square().sum() + redundancy * (c.square().sum() - on.square().sum())
+
+
+def _standardised(x: torch.Tensor) -> torch.Tensor:
+    """Each column with mean 0 and variance 1 over the batches of all processes."""
+    x = x - distributed.total(x.mean(0)) / distributed.world()
+    return x * (distributed.total(x.square().mean(0)) / distributed.world() + 1e-5).rsqrt()
+
+
+def w_mse(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """W-MSE 2 (Ermolov et al. 2021): the mean squared distance of the whitened and normalised projections [N, D] of two views.
+
+    Raises ValueError as `whitened` does.
+    """
+    with torch.autocast(u.device.type, enabled=False):
+        mine = distributed.share(len(u) * distributed.world())
+        a, b = (whitened(distributed.gathered_with_gradient(x.float()))[mine] for x in (u, v))
+        return byol(a, b)
+
+
+def whitened(x: torch.Tensor) -> torch.Tensor:
+    """x [N, D] less its mean, times the inverse of the Cholesky factor of its covariance, which leaves the identity.
+
+    Raises ValueError where there are no more rows than dimensions, since their covariance then has no inverse.
+    """
+    if len(x) <= x.shape[1]:
+        raise ValueError(f"whitening {x.shape[1]} dimensions needs a batch of more than as many images, got {len(x)}")
+    centred = (x - x.mean(0)).double()
+    factor = torch.linalg.cholesky(centred.T @ centred / (len(x) - 1))
+    return torch.linalg.solve_triangular(factor, centred.T, upper=False).T.to(x.dtype)
+
+
 def _from_zero(z: torch.Tensor) -> torch.Tensor:
     """Any ids → ids from 0, without asking a GPU how many there are."""
     ordered, order = z.sort()

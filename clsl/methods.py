@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import nn
 
 from . import distributed
 from .encoders import projection_head, three_layer_head
-from .losses import cl_infonce, info_nce
+from .losses import barlow_twins, byol, cl_infonce, info_nce, w_mse
 
 if TYPE_CHECKING:
     from .train import Pretraining
@@ -30,6 +31,7 @@ class Method(nn.Module):
     def __init__(self, encoder: nn.Module, head: nn.Module, config: Pretraining):
         super().__init__()
         self.encoder, self.head, self.temperature = encoder, head, config.temperature
+        self.dimensions = config.projection_dim  # of the projections
 
     def project(self, views: torch.Tensor) -> torch.Tensor:
         """Views [N, 3, S, S] → [N, D]: what k-means clusters, normalised, where clusters are made anew before every epoch."""
@@ -42,6 +44,17 @@ class Method(nn.Module):
         """
         return ()
 
+    def begin(self, epoch: int, epochs: int) -> bool:
+        """Told before every epoch, counted from 0, of so many; whether k-means, where it is asked for, clusters anew."""
+        return True
+
+    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.loss(self.head(self.encoder(views)), z, views)
+
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        """The loss of the head's outputs for the views [2N, D], of which nothing else of a method need know."""
+        raise NotImplementedError
+
 
 class ClInfoNCE(Method):
     """Cl-InfoNCE on the projections; with its own two cases, SimCLR and supervised contrastive learning."""
@@ -50,9 +63,21 @@ class ClInfoNCE(Method):
         super().__init__(encoder, projection_head(encoder.dim, config.projection_dim), config)
         self.base_temperature = config.base_temperature
 
-    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        u, v = self.project(views).chunk(2)
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        u, v = projections.chunk(2)
         return cl_infonce(u, v, z, self.temperature, self.base_temperature)
+
+
+class SimCLR(ClInfoNCE):
+    """Every image a cluster of its own, whatever clusters there are."""
+
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return super().loss(projections, _own(len(projections) // 2, projections.device), views)
+
+
+def _own(n: int, where: torch.device) -> torch.Tensor:
+    """A cluster id for each of n images that no other image of any process has."""
+    return torch.arange(n, device=where) + distributed.rank() * n
 
 
 class CrossEntropy(Method):
@@ -72,8 +97,8 @@ class CrossEntropy(Method):
         nn.init.zeros_(self.head.weight), nn.init.zeros_(self.head.bias)
         return tuple(self.head.parameters())
 
-    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(self.head(self.encoder(views)).float(), z.repeat(2))
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(projections.float(), z.repeat(2))
 
 
 class AttributePrediction(Method):
@@ -82,8 +107,8 @@ class AttributePrediction(Method):
     def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
         super().__init__(encoder, nn.Linear(encoder.dim, size), config)
 
-    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        return F.binary_cross_entropy_with_logits(self.head(self.encoder(views)).float(), z.repeat(2, 1))
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(projections.float(), z.repeat(2, 1))
 
 
 class CMC(Method):
@@ -94,8 +119,8 @@ class CMC(Method):
         layers = nn.Linear(size, encoder.dim), nn.ReLU(inplace=True), nn.Linear(encoder.dim, config.projection_dim)
         self.attribute_encoder = nn.Sequential(*layers)
 
-    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        a, pairs = self.attribute_encoder(z), self.project(views).chunk(2)
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        a, pairs = self.attribute_encoder(z), projections.chunk(2)
         both_ways = [info_nce(u, v, temperature=self.temperature) for p in pairs for u, v in ((p, a), (a, p))]
         return sum(both_ways) / len(both_ways)
 
@@ -127,8 +152,7 @@ class MoCo(Method):
     def _encode(self, views: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         first, second = views.chunk(2)
         with torch.no_grad():
-            for slow, fast in zip(self.key.parameters(), [*self.encoder.parameters(), *self.head.parameters()]):
-                slow.lerp_(fast, 1 - self.momentum)
+            _follow(self.key, (self.encoder, self.head), self.momentum)
             key = F.normalize(self.key(second).float(), dim=1)
         return self.head(self.encoder(first)), key
 
@@ -137,6 +161,13 @@ class MoCo(Method):
             query = F.normalize(query.float(), dim=1)
             logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T], dim=1) / self.temperature
             return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
+
+
+@torch.no_grad()
+def _follow(slow: nn.Module, fast: Sequence[nn.Module], momentum: float) -> None:
+    """Move the weights of a slow copy a little toward those of what it is a copy of."""
+    for theirs, ours in zip(slow.parameters(), (p for module in fast for p in module.parameters())):
+        theirs.lerp_(ours, 1 - momentum)
 
 
 class PCL(MoCo):
@@ -200,8 +231,7 @@ class DualHead(Method):
         loss = 0
         if self.instance:
             u, v = self.head(h).chunk(2)
-            first = distributed.rank() * len(u)
-            loss = cl_infonce(u, v, torch.arange(first, first + len(u), device=u.device), self.temperature)
+            loss = cl_infonce(u, v, _own(len(u), u.device), self.temperature)
         if self.cluster:
             u, v = self.cluster_head(h).chunk(2)
             both_ways = info_nce(u, v, z, self.temperature) + info_nce(v, u, z, self.temperature)
@@ -221,16 +251,124 @@ class ClusterHead(DualHead):
     instance = False
 
 
+class BYOL(Method):
+    """Bootstrap your own latent (Grill et al. 2020): predict how a slow copy sees the other view; no negatives.
+
+    Heads are two linear layers with batch normalisation between, as theirs, of the representation's width. Their copy's
+    momentum rises to 1 as a cosine; here it stays.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, _normalised_head(encoder.dim, encoder.dim, config.projection_dim), config)
+        self.predictor = _normalised_head(config.projection_dim, encoder.dim, config.projection_dim)
+        self.target = copy.deepcopy(nn.Sequential(self.encoder, self.head)).requires_grad_(False)
+        self.momentum = config.encoder_momentum
+
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            _follow(self.target, (self.encoder, self.head), self.momentum)
+            first, second = self.target(views).chunk(2)
+        u, v = self.predictor(projections).chunk(2)
+        return byol(u, second) + byol(v, first)
+
+
+class WMSE(Method):
+    """W-MSE 2 (Ermolov et al. 2021): the views of an image are close after whitening, which keeps all from collapsing.
+
+    As theirs on small images, the projection has 64 dimensions, after a hidden layer with batch normalisation.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, _normalised_head(encoder.dim, encoder.dim, 64), config)
+        self.dimensions = 64
+
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return w_mse(*projections.chunk(2))
+
+
+class BarlowTwins(Method):
+    """Barlow Twins (Zbontar et al. 2021): the two views' projections are correlated dimension by dimension, and no further.
+
+    The loss is a sum over dimensions; divided by their number, it asks for learning rates like those of other methods.
+    """
+
+    def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
+        super().__init__(encoder, three_layer_head(encoder.dim, config.projection_dim), config)
+
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        return barlow_twins(*projections.chunk(2)) / projections.shape[1]
+
+
+def _normalised_head(dim: int, hidden: int, out: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out))
+
+
+class Progressive(Method):
+    """Progressive supervision (paper B): an objective, and beside it pseudo-labels of the network's own, ever more of them.
+
+        L = L_objective + α (L_pseudo(first views) + L_pseudo(second views))
+
+    The first tenth of the training, but at least an epoch, is the objective's alone. Then k-means on the representations makes pseudo-labels, and makes
+    them anew whenever a further share of the training, config.refresh, is over. Not known are the form of L_pseudo
+    (config.pseudo_loss: Cl-InfoNCE of the projections, or the cross-entropy of a linear layer on them, which begins again with
+    new labels) and how α rises from 1e-5 to config.pseudo_weight (config.pseudo_rise: in steps, by a factor with each
+    clustering; exponential or linear, with each epoch).
+    """
+
+    warm_up, least = 0.1, 1e-5
+
+    def __init__(self, objective: type[Method], encoder: nn.Module, size: int, config: Pretraining):
+        nn.Module.__init__(self)
+        self.objective, self.config, self.alpha = objective(encoder, size, config), config, 0.0
+        self.layer = nn.Linear(self.objective.dimensions, size) if config.pseudo_loss == "cross_entropy" else None
+
+    @property
+    def encoder(self) -> nn.Module:
+        return self.objective.encoder
+
+    def project(self, views: torch.Tensor) -> torch.Tensor:
+        return self.encoder(views)
+
+    def begin(self, epoch: int, epochs: int) -> bool:
+        alone, every = (max(1, round(share * epochs)) for share in (self.warm_up, self.config.refresh))
+        since, last = epoch - alone, max(1, epochs - 1 - alone)
+        risen = since // every / max(1, last // every) if self.config.pseudo_rise == "steps" else since / last
+        most = self.config.pseudo_weight
+        if since < 0 or most == 0:
+            self.alpha = 0.0
+        elif self.config.pseudo_rise == "linear":
+            self.alpha = self.least + (most - self.least) * risen
+        else:
+            self.alpha = self.least * (most / self.least) ** risen
+        return epoch == 0 or since >= 0 and since % every == 0
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:
+        if self.layer is None:
+            return ()
+        nn.init.zeros_(self.layer.weight), nn.init.zeros_(self.layer.bias)
+        return tuple(self.layer.parameters())
+
+    def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+        if self.layer is None:
+            pseudo = cl_infonce(*projections.chunk(2), z, self.config.temperature)
+        else:
+            pseudo = F.cross_entropy(self.layer(projections).float(), z.repeat(2))
+        return self.objective.loss(projections, z, views) + 2 * self.alpha * pseudo
+
+    def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.loss(self.objective.head(self.encoder(views)), z, views)
+
+
 class Entry(NamedTuple):
     """A method by name: its module, and what it asks to be told of each image."""
 
-    module: type[Method]
+    module: Callable[..., Method]
     clusters: str | None = None  # the clusters that make it what it is; "kmeans": any of that kind; None: any
     attributes: bool = False  # takes what the clusters are made from as it is
 
 
 METHODS = {
-    "simclr": Entry(ClInfoNCE, "instances"),
+    "simclr": Entry(SimCLR, "instances"),
     "cl_infonce": Entry(ClInfoNCE),
     "supcon": Entry(ClInfoNCE, "labels"),
     "cross_entropy": Entry(CrossEntropy),
@@ -241,7 +379,13 @@ METHODS = {
     "dual_head": Entry(DualHead, "kmeans"),
     "instance_head": Entry(InstanceHead, "instances"),
     "cluster_head": Entry(ClusterHead, "kmeans"),
+    "byol": Entry(BYOL, "instances"),
+    "w_mse": Entry(WMSE, "instances"),
+    "barlow_twins": Entry(BarlowTwins, "instances"),
 }
+for _name in ("simclr", "byol", "w_mse", "barlow_twins", "cl_infonce"):
+    METHODS[f"{_name}+progressive"] = Entry(partial(Progressive, METHODS[_name].module), "kmeans")
 
 # Each method's learning rate and temperature at the small profiles: search.py chooses them, and writes this file.
 SETTINGS = json.loads(Path(__file__).with_name("settings.json").read_text())
+SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items() if f"{name}+progressive" in METHODS}

@@ -25,9 +25,10 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     Writes figures/search.csv, a row a run, and the best settings to clsl/settings.json, where train.Pretraining finds
     them. top1 is that on images of the training split that are not trained on. Raises ValueError for an unknown method.
     """
-    if unknown := set(names) - set(methods.METHODS):
-        raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(methods.METHODS)}")
-    points = [(name, point) for name in names or methods.METHODS for point in grid(name)]
+    known = [name for name in methods.METHODS if not name.endswith("+progressive")]  # which keep their objective's
+    if unknown := set(names) - set(known):
+        raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(known)}")
+    points = [(name, point) for name in names or known for point in grid(name)]
     finished = runs.get_all([_config(name, *point) for name, point in points])
     table = pd.DataFrame([(name, *point, run.result["top1"]) for (name, point), run in zip(points, finished)])
     table.columns = ["method", "lr", "temperature", "top1"]
@@ -46,6 +47,8 @@ def grid(method: str) -> list[tuple[float, float]]:
     """Six pairs of a learning rate and a temperature."""
     if method in ("cross_entropy", "attribute_prediction"):
         return [(lr, 0.1) for lr in ALL_RATES]  # the temperature is not used
+    if method in ("byol", "w_mse", "barlow_twins"):
+        return [(lr, 0.3) for lr in ALL_RATES]  # only by their pseudo-labels: that of Cl-InfoNCE
     return [(lr, temperature) for lr in RATES for temperature in TEMPERATURES]
 
 

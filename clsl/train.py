@@ -47,6 +47,10 @@ class Pretraining:
     blur: float = 0.0  # probability of a blurred view; the authors' dual head: 0.5
     queue_size: int = 4096  # of MoCo and PCL, in projections; their authors' scripts for small data: 16384
     encoder_momentum: float = 0.99  # of MoCo's and PCL's slow copy; the same scripts: 0.8 or 0.999
+    refresh: float = 0.1  # share of the training after which +progressive clusters anew; 1: never
+    pseudo_loss: str = "cl_infonce"  # of +progressive, or cross_entropy
+    pseudo_rise: str = "steps"  # of its weight, or exponential, linear
+    pseudo_weight: float = 0.1  # which it reaches
     tested_on: str = "test"  # or held_out: images of the training split that are not trained on, to choose settings by
     probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or one of the authors' protocols, in evaluate.PROBES
 
@@ -70,6 +74,7 @@ class Pretraining:
         if self.encoder not in encoders.ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}: choose from {', '.join(encoders.ENCODERS)}")
         choices = {"optimizer": OPTIMIZERS, "probe": ("lbfgs", *evaluate.PROBES), "tested_on": ("test", "held_out")}
+        choices |= {"pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "exponential", "linear")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(known)}")
@@ -83,8 +88,9 @@ class Pretraining:
             raise ValueError(f"batch_size must be at least 2 to have something to contrast with, got {self.batch_size}")
         if not 0 <= self.warmup <= 1:
             raise ValueError(f"warmup is a share of the training, between 0 and 1, got {self.warmup}")
-        if not (0 <= self.jitter <= 1 and 0 <= self.blur <= 1):
-            raise ValueError(f"jitter and blur must be between 0 and 1, got {self.jitter} and {self.blur}")
+        for name in ("jitter", "blur", "pseudo_weight", "refresh"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.image_size is not None and self.image_size < 8:
             raise ValueError(f"image_size must be at least 8 pixels, got {self.image_size}")
         if self.base_temperature is not None and not self.base_temperature > 0:
@@ -125,16 +131,19 @@ def fit(
     distributed.share(config.batch_size)
     where = device()
     method, optimizer = _initial(config, _size(z), where)
-    history = _resume(checkpoint, method, optimizer, where)
+    history, grouped = _resume(checkpoint, method, optimizer, where)
     pixels, parallel = Pixels(images, where), distributed.parallel(method)
-    fixed = None if isinstance(z, KMeans) else _statistics(z, images.labels)
+    known = grouped if isinstance(z, KMeans) else z
+    statistics = None if known is None else _statistics(known, images.labels)
     while len(history) < config.epochs:
         start = time.perf_counter()
-        known, statistics = (z, fixed) if fixed else _grouped(config, method, optimizer, images, z, len(history))
+        if method.begin(len(history), config.epochs) and isinstance(z, KMeans):
+            known, statistics = _grouped(config, method, optimizer, images, z, len(history))
         row = _epoch(config, parallel, optimizer, pixels, known.to(where), images, epoch=len(history))
         history.append(row | statistics | {"seconds": time.perf_counter() - start})
         if distributed.rank() == 0:
             state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+            state["grouped"] = known if isinstance(z, KMeans) else None
             _replace(checkpoint, state)
             on_epoch(len(history))
     return method.encoder, history
@@ -246,13 +255,14 @@ def learning_rate(config: Pretraining, progress: float) -> float:
     return config.lr * (1e-3 + (1 - 1e-3) * cosine)
 
 
-def _resume(checkpoint: Path, method: nn.Module, optimizer: torch.optim.Optimizer, where: torch.device) -> list[dict]:
+def _resume(checkpoint: Path, method: nn.Module, optimizer: torch.optim.Optimizer, where: torch.device) -> tuple:
+    """The history so far, and the clusters that k-means made last."""
     if not checkpoint.exists():
-        return []
+        return [], None
     state = torch.load(checkpoint, map_location=where, weights_only=True)
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
+    return state["history"], None if state["grouped"] is None else state["grouped"].cpu()
 
 
 def _replace(path: Path, state: dict) -> None:

@@ -22,6 +22,10 @@ METHODS = [
     ("moco", None),
     ("pcl", "kmeans:k=6"),
     ("dual_head", "kmeans:k=6"),
+    ("byol", None),
+    ("w_mse", None),
+    ("barlow_twins", None),
+    ("simclr+progressive", "kmeans:k=6"),
 ]
 
 
@@ -31,7 +35,7 @@ def one_step_and_three_epochs(path, noise):
     out = {}
     with distributed.together():
         for name, spec in METHODS:
-            config = Pretraining(method=name, clusters=spec, epochs=3, batch_size=32, queue_size=64)
+            config = Pretraining(method=name, clusters=spec, epochs=3, batch_size=80 if name == "w_mse" else 32, queue_size=80)
             make = clusters.vectors if methods.METHODS[name].attributes else clusters.make
             z = make(config.clusters, noise, 0)
             out[name] = first_step(config, noise, z)
@@ -76,10 +80,13 @@ def test_two_processes_are_one(both, method):
     one, two = (found[method] for found in both)
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
     assert one["gradients"].keys() == two["gradients"].keys()
+    rounding = 1e-4 if method == "w_mse" else 1e-5  # whitening blows it up
+    nothing = 1e-7 * max(gradient.norm() for gradient in one["gradients"].values())  # of what the loss does not depend on
     for name, gradient in one["gradients"].items():
-        assert (two["gradients"][name] - gradient).norm() <= 1e-5 * gradient.norm() + 1e-9, name
+        assert (two["gradients"][name] - gradient).norm() <= rounding * gradient.norm() + nothing, name
     # Where k-means clusters anew, an image between two clusters may fall to the other side by a rounding.
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-2 if method in ("pcl", "dual_head") else 1e-3)
+    anew = ("pcl", "dual_head", "simclr+progressive")
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-2 if method in anew else 1e-3)
 
 
 def test_alone_nothing_is_gathered():

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clsl import ROOT
+from clsl import ROOT, information
 from clsl.information import conditional_entropy, entropy, mutual_information
 
 CUB = ROOT.parent / "shared" / "data" / "official" / "cub_meta_data_train.csv"
@@ -59,3 +59,28 @@ def test_refuses_what_are_no_ids(bad):
 def test_refuses_different_lengths():
     with pytest.raises(ValueError, match="2 and 3"):
         mutual_information([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "gate, expected",
+    [
+        (lambda a, b: a ^ b, (0, 0, 0, 1)),
+        (lambda a, b: a & b, (0.311278, 0, 0, 0.5)),
+        (lambda a, b: a, (0, 1, 0, 0)),
+        (lambda a, b: 2 * a + b, (1, 0, 0, 1)),  # what the measure is criticised for
+    ],
+)
+def test_partial_information_of_two_fair_bits(gate, expected):
+    """As in Williams and Beer (2010); the parts add up to I(S1,S2;T)."""
+    a, b = [0, 0, 1, 1], [0, 1, 0, 1]
+    t = [gate(x, y) for x, y in zip(a, b)]
+    parts = information.partial_information(a, b, t)
+    assert tuple(parts) == ("redundant", "unique_1", "unique_2", "synergistic")
+    assert tuple(parts.values()) == pytest.approx(expected, abs=1e-6)
+    pair = [2 * x + y for x, y in zip(a, b)]
+    assert sum(parts.values()) == pytest.approx(information.mutual_information(pair, t))
+
+
+def test_partial_information_of_a_copied_bit():
+    parts = information.partial_information([0, 1], [0, 1], [1, 0])
+    assert parts == {"redundant": 1, "unique_1": 0, "unique_2": 0, "synergistic": 0}

@@ -57,6 +57,19 @@ def imagenet100(folder, flat=None):
     return "wordnet:level=5"
 
 
+def tinyimagenet(folder):
+    root, wnids = folder / "tiny-imagenet-200", ["n02124075", "n01443537", "n04146614"]
+    for wnid in wnids:
+        for i in range(8):
+            picture(root / "train" / wnid / "images" / f"{wnid}_{i}.JPEG", (64, 64))
+    (root / "wnids.txt").write_text("\n".join(wnids) + "\n")
+    for i in range(6):
+        picture(root / "val" / "images" / f"val_{i}.JPEG", (64, 64))
+    lines = [f"val_{i}.JPEG\t{wnids[i % 3]}\t0\t32\t44\t62\n" for i in range(6)]
+    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    return "wordnet:level=4"
+
+
 def cub200(folder):
     root, n = folder / "CUB_200_2011", 24
     names = [f"{i % 4 + 1:03d}.Bird_{i % 4}/Bird_{i}.jpg" for i in range(n)]
@@ -117,9 +130,10 @@ def folder(folder):
     return "wordnet:level=9"
 
 
-MAKERS = {f.__name__: f for f in (imagenet100, cub200, utzappos50k, wider, metadata, folder)}
+MAKERS = {f.__name__: f for f in (imagenet100, tinyimagenet, cub200, utzappos50k, wider, metadata, folder)}
 SIZES = {
     "imagenet100": (200, 101),
+    "tinyimagenet": (24, 6),
     "cub200": (16, 8),
     "utzappos50k": (21, 9),
     "wider": (20, 10),
@@ -140,7 +154,8 @@ def test_each_layout_is_read_and_trained_on(name, tmp_path):
     spec = MAKERS[name](tmp_path / name)
     train, test = (data.load(f"{name}:{tmp_path / name}", split) for split in ("train", "test"))
     assert (len(train), len(test)) == SIZES[name] and train.images.shape[1:] == (64, 64, 3) and not train.left_out
-    assert train.aspects.tolist() == pytest.approx([1.5] * len(train), abs=0.05) and test.class_names == train.class_names
+    aspect = 1 if name == "tinyimagenet" else 1.5
+    assert train.aspects.tolist() == pytest.approx([aspect] * len(train), abs=0.05) and test.class_names == train.class_names
     assert train.mean == test.mean and train.labels.max() < len(train.class_names)
     config = dict(dataset=f"{name}:{tmp_path / name}", epochs=1, batch_size=8, image_size=48)
     run = runs.get(Pretraining(method="cl_infonce", clusters=spec, **config))
@@ -176,6 +191,14 @@ def test_wider_gives_an_image_what_any_of_its_people_has(tmp_path):
     assert not train.attributes[0].any()  # nobody there
     assert train.attributes[1].tolist() == [(1 + a) % 3 == 0 for a in range(14)]
     assert train.attributes[2].tolist() == [(2 + a) % 3 == 0 or (3 + a) % 3 == 0 for a in range(14)]
+
+
+def test_the_classes_of_a_whole_imagenet_are_its_folders(tmp_path):
+    imagenet100(tmp_path, flat="kaggle")
+    (tmp_path / "train" / "n00000001").rename(tmp_path / "train" / "n02085620")  # chihuahua, not among the hundred
+    train, test = (data.listed(f"imagenet:{tmp_path}", split) for split in ("train", "test"))
+    assert len(train[1]["class_names"]) == 101 and "Chihuahua" in train[1]["class_names"]
+    assert len(train[0]) == 202 and len(test[0]) == 101 and train[1]["class_names"] == test[1]["class_names"]
 
 
 @pytest.mark.parametrize("flat", [None, "kaggle", "devkit"])
@@ -415,6 +438,7 @@ FAMILIES = ["06", "-p", "merges", "[1]", "-p", "depths", "[2]", "-p", "shuffled_
 NOTEBOOK = {
     "cifar100": TREE,
     "imagenet100": TREE,
+    "tinyimagenet": [*TREE[:-1], "4", "-p", "levels", "[4]", "-p", "other_levels", "[4]"],
     "cub200": TICKS,
     "utzappos50k": TICKS,
     "wider": TICKS,

@@ -206,3 +206,39 @@ def test_info_nce_against_a_loop(z):
         denominator = sum((a[i] @ row / 0.2).exp() for row in b)
         expected -= sum(((a[i] @ b[j] / 0.2).exp() / denominator).log() for j in positives) / len(positives) / 6
     assert losses.info_nce(u, v, z, 0.2).item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_byol_is_the_squared_distance_of_unit_vectors():
+    u, v = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
+    expected = sum(((a / a.norm()) - (b / b.norm())).square().sum() for a, b in zip(u, v)) / 9
+    assert losses.byol(u, v).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_barlow_twins_dimension_by_dimension():
+    u, v = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0)).double().float()
+    expected = 0.0
+    for i in range(6):
+        for j in range(6):
+            a, b = u[:, i].double(), v[:, j].double()
+            c = ((a - a.mean()) * (b - b.mean())).mean() / (a.var(correction=0) * b.var(correction=0)).sqrt()
+            expected += (1 - c) ** 2 if i == j else 0.005 * c**2
+    assert losses.barlow_twins(u, v).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses.barlow_twins(u, u).item() < losses.barlow_twins(u, v).item()
+
+
+def test_whitening_leaves_the_identity():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(256, 64, generator=generator) @ torch.randn(64, 64, generator=generator) + 5
+    w = losses.whitened(x)
+    assert w.dtype == torch.float32 and w.mean(0).abs().max() < 1e-4
+    assert (w.T.cov() - torch.eye(64)).abs().max() <= 1e-4
+    with pytest.raises(ValueError, match="whitening 64 dimensions needs a batch of more than as many images, got 64"):
+        losses.whitened(x[:64])
+
+
+def test_w_mse_pair_by_pair():
+    u, v = torch.randn(2, 30, 4, generator=torch.Generator().manual_seed(0))
+    a, b = losses.whitened(u), losses.whitened(v)
+    expected = sum(((x / x.norm()) - (y / y.norm())).square().sum() for x, y in zip(a, b)) / 30
+    assert losses.w_mse(u, v).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert losses.w_mse(u, 3 * u + 1).item() == pytest.approx(0, abs=1e-6)  # a scale and a shift are whitened away

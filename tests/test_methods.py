@@ -19,7 +19,7 @@ def views(noise):
 
 
 def test_settings_are_there_for_every_method():
-    assert set(methods.SETTINGS) == set(methods.METHODS)
+    assert set(methods.SETTINGS) == set(methods.METHODS) and methods.SETTINGS["byol+progressive"] == methods.SETTINGS["byol"]
     assert all(set(settings) == {"lr", "temperature"} for settings in methods.SETTINGS.values())
 
 
@@ -140,3 +140,103 @@ def test_the_optimiser_forgets_what_begins_again(noise, tmp_path):
     train._grouped(config, method, optimizer, noise, clusters.make(config.clusters, noise), epoch=1)
     assert optimizer.state[method.head.weight]["momentum_buffer"].abs().sum() == 0
     assert optimizer.state[next(method.encoder.parameters())]["momentum_buffer"].abs().sum() > 0
+
+
+OBJECTIVES = ["simclr", "byol", "w_mse", "barlow_twins"]
+
+
+def given(method, **fields):
+    return Pretraining(**{"method": method, "lr": 0.05, "temperature": 0.3, "batch_size": 96, **fields})
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_progressive_with_a_weight_of_nothing_is_its_objective(objective, noise, tmp_path):
+    """Bit for bit, whatever the pseudo-labels."""
+    plain = given(objective, epochs=3)
+    encoder, history = train.fit(plain, noise, clusters.make("instances", noise), tmp_path / "plain.pt")
+    z = clusters.make("kmeans:k=4", noise)
+    for form in ("cl_infonce", "cross_entropy"):
+        config = given(f"{objective}+progressive", clusters="kmeans:k=4", epochs=3, pseudo_weight=0.0, pseudo_loss=form)
+        progressive, rows = train.fit(config, noise, z, tmp_path / f"{form}.pt")
+        assert [row["loss"] for row in rows] == [row["loss"] for row in history]
+        assert all(torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), progressive.state_dict().values()))
+
+
+def test_progressive_adds_the_pseudo_labels_of_both_views(views):
+    z = torch.arange(32) % 4
+    for form in ("cl_infonce", "cross_entropy"):
+        config = given("simclr+progressive", clusters="kmeans:k=4", pseudo_loss=form)
+        torch.manual_seed(0)
+        method = methods.METHODS["simclr+progressive"].module(encoders.build("tiny"), 4, config)
+        p = method.objective.head(method.encoder(views))
+        u, v = p.chunk(2)
+        if form == "cl_infonce":
+            pseudo = 2 * methods.cl_infonce(u, v, z, 0.3)
+        else:
+            pseudo = sum(F.cross_entropy(method.layer(each), z) for each in (u, v))
+        method.alpha = 0.1
+        expected = methods.cl_infonce(u, v, torch.arange(32), 0.3) + 0.1 * pseudo
+        assert method(views, z).item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("rise", ["steps", "exponential", "linear"])
+def test_the_weight_rises_and_the_clusters_are_refreshed(rise):
+    config = given("simclr+progressive", clusters="kmeans:k=4", pseudo_rise=rise, refresh=0.25)
+    method = methods.METHODS["simclr+progressive"].module(encoders.build("tiny"), 4, config)
+    told = [(method.begin(epoch, 20), method.alpha) for epoch in range(20)]
+    assert [epoch for epoch, (anew, _) in enumerate(told) if anew] == [0, 2, 7, 12, 17]
+    alphas = [alpha for _, alpha in told]
+    assert alphas[:2] == [0, 0] and alphas[2] == pytest.approx(1e-5) and alphas[19] == pytest.approx(0.1)
+    assert alphas == sorted(alphas) and len(set(alphas[2:])) == (4 if rise == "steps" else 18)
+    middle = {"steps": 1e-5 * 1e4 ** (2 / 3), "exponential": 1e-5 * 1e4 ** (10 / 17), "linear": 1e-5 + (0.1 - 1e-5) * 10 / 17}
+    assert alphas[12] == pytest.approx(middle[rise])
+
+
+def test_fixed_pseudo_labels_are_made_once_after_the_warm_up():
+    config = given("byol+progressive", clusters="kmeans:k=4", refresh=1.0)
+    method = methods.METHODS["byol+progressive"].module(encoders.build("tiny"), 4, config)
+    assert [epoch for epoch in range(20) if method.begin(epoch, 20)] == [0, 2]
+
+
+def test_progressive_goes_on_with_its_clusters(noise, tmp_path):
+    """Killed between two clusterings, it goes on bit for bit, with the clusters that it had."""
+    config = given("simclr+progressive", clusters="kmeans:k=4", epochs=8, refresh=0.5, batch_size=32)
+    z = clusters.make("kmeans:k=4", noise)
+
+    def kill(done):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train.fit(config, noise, z, tmp_path / "killed.pt", kill)
+    rows = [train.fit(config, noise, z, tmp_path / f"{name}.pt")[1] for name in ("killed", "whole")]
+    assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
+    assert len({row["i_zt"] for row in rows[0]}) == 3  # at the start, after the warm-up, and once more
+
+
+def test_byol_predicts_the_copys_other_view(views):
+    torch.manual_seed(0)
+    method = methods.BYOL(encoders.build("tiny"), 8, given("byol", encoder_momentum=0.9))
+    with torch.no_grad():
+        for p in method.head.parameters():
+            p.add_(0.01)
+    slow = [0.9 * k + 0.1 * q for k, q in zip(method.target[1].parameters(), method.head.parameters())]
+    loss = method(views, torch.arange(32))
+    assert all(torch.allclose(a, b) for a, b in zip(method.target[1].parameters(), slow))
+    predicted, target = (
+        method.predictor(method.head(method.encoder(views))).chunk(2),
+        method.target[1](method.target[0](views)).chunk(2),
+    )
+    expected = sum(
+        (F.normalize(p, dim=1) - F.normalize(t, dim=1)).square().sum(1).mean() for p, t in zip(predicted, target[::-1])
+    )
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-2)  # the copy's batch statistics are those of all views
+    loss.backward()
+    assert all(p.grad is None for p in method.target.parameters()) and all(
+        p.grad is not None for p in method.predictor.parameters()
+    )
+
+
+def test_w_mse_says_when_the_batch_is_too_small(noise, tmp_path):
+    with pytest.raises(ValueError, match="whitening 64 dimensions needs a batch of more than as many images, got 32"):
+        train.fit(given("w_mse", batch_size=32), noise, clusters.make("instances", noise), tmp_path / "checkpoint.pt")
