@@ -132,7 +132,7 @@ def permuted(z: torch.Tensor, t: torch.Tensor, classes: int, seed: int) -> torch
 
 @dataclasses.dataclass(frozen=True)
 class KMeans:
-    """Clusters that the training makes of the network's own projections before every epoch, from one start."""
+    """Clusters that the training makes of what the network has learned, most methods before every epoch, from one start."""
 
     k: int
 

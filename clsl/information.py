@@ -36,8 +36,8 @@ def conditional_entropy(z: ArrayLike, given: ArrayLike) -> float:
 def partial_information(s1: ArrayLike, s2: ArrayLike, t: ArrayLike) -> dict[str, float]:
     """What two sources tell of a target, I(S1,S2;T) in bits, in its redundant, two unique and synergistic parts.
 
-    s1, s2, t: integer arrays [N], one entry a case, all cases equally likely. Redundant is Williams and Beer's I_min (2010,
-    equation 5): Σ_t p(t) min_i I(S_i;T=t), with I(S;T=t) = Σ_s p(s|t) log2(p(t|s) / p(t)). Raises ValueError as
+    s1, s2, t: integer arrays [N], one entry a case, all cases equally likely. Redundant is Williams and Beer's I_min (2010):
+    Σ_t p(t) min_i I(S_i;T=t), with I(S;T=t) = Σ_s p(s|t) log2(p(t|s) / p(t)). Raises ValueError as
     mutual_information does.
     """
     both = mutual_information(_pairs(s1, s2), t)

@@ -78,7 +78,7 @@ def barlow_twins(u: torch.Tensor, v: torch.Tensor, redundancy: float = 5e-3) -> 
     u, v: [N, D] projections of the two views; redundancy: λ, the authors' 0.005. Over the batches of all processes.
     """
     with torch.autocast(u.device.type, enabled=False):
-        a, b = _standardised(u.float()), _standardised(v.float())
+        a, b = (_standardised(x.to(torch.promote_types(x.dtype, torch.float32))) for x in (u, v))
         c = distributed.total(a.T @ b) / (len(a) * distributed.world())
         on = c.diagonal()
         return (1 - on).square().sum() + redundancy * (c.square().sum() - on.square().sum())
@@ -87,7 +87,7 @@ def barlow_twins(u: torch.Tensor, v: torch.Tensor, redundancy: float = 5e-3) -> 
 def _standardised(x: torch.Tensor) -> torch.Tensor:
     """Each column with mean 0 and variance 1 over the batches of all processes."""
     x = x - distributed.total(x.mean(0)) / distributed.world()
-    return x * (distributed.total(x.square().mean(0)) / distributed.world() + 1e-5).rsqrt()
+    return x * (distributed.total(x.square().mean(0)) / distributed.world() + 1e-12).rsqrt()
 
 
 def w_mse(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -104,12 +104,16 @@ def w_mse(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 def whitened(x: torch.Tensor) -> torch.Tensor:
     """x [N, D] less its mean, times the inverse of the Cholesky factor of its covariance, which leaves the identity.
 
-    Raises ValueError where there are no more rows than dimensions, since their covariance then has no inverse.
+    Raises ValueError where the covariance has no inverse, as with no more rows than dimensions.
     """
     if len(x) <= x.shape[1]:
         raise ValueError(f"whitening {x.shape[1]} dimensions needs a batch of more than as many images, got {len(x)}")
     centred = (x - x.mean(0)).double()
-    factor = torch.linalg.cholesky(centred.T @ centred / (len(x) - 1))
+    factor, failed = torch.linalg.cholesky_ex(centred.T @ centred / (len(x) - 1))
+    if not factor.is_cuda and failed:  # looking would stall a GPU: the loss is then NaN
+        raise ValueError(
+            "the projections' covariance has no inverse: they have collapsed, or hold NaN; lower the learning rate"
+        )
     return torch.linalg.solve_triangular(factor, centred.T, upper=False).T.to(x.dtype)
 
 

@@ -34,7 +34,7 @@ class Method(nn.Module):
         self.dimensions = config.projection_dim  # of the projections
 
     def project(self, views: torch.Tensor) -> torch.Tensor:
-        """Views [N, 3, S, S] → [N, D]: what k-means clusters, normalised, where clusters are made anew before every epoch."""
+        """Views [N, 3, S, S] → [N, D]: what k-means clusters, normalised, where clusters are made anew during the training."""
         return self.head(self.encoder(views))
 
     def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:
@@ -275,12 +275,14 @@ class BYOL(Method):
 class WMSE(Method):
     """W-MSE 2 (Ermolov et al. 2021): the views of an image are close after whitening, which keeps all from collapsing.
 
-    As theirs on small images, the projection has 64 dimensions, after a hidden layer with batch normalisation.
+    As theirs on CIFAR, the projection has 64 dimensions, after a hidden layer with batch normalisation.
     """
 
+    dimensions = 64
+
     def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
-        super().__init__(encoder, _normalised_head(encoder.dim, encoder.dim, 64), config)
-        self.dimensions = 64
+        super().__init__(encoder, _normalised_head(encoder.dim, encoder.dim, WMSE.dimensions), config)
+        self.dimensions = WMSE.dimensions
 
     def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         return w_mse(*projections.chunk(2))
@@ -289,7 +291,8 @@ class WMSE(Method):
 class BarlowTwins(Method):
     """Barlow Twins (Zbontar et al. 2021): the two views' projections are correlated dimension by dimension, and no further.
 
-    The loss is a sum over dimensions; divided by their number, it asks for learning rates like those of other methods.
+    The loss is a sum over dimensions; divided by their number, it asks for learning rates like those of other methods. What is
+    added to it (Progressive) so weighs more than beside the sum.
     """
 
     def __init__(self, encoder: nn.Module, size: int, config: Pretraining):
@@ -308,14 +311,16 @@ class Progressive(Method):
 
         L = L_objective + α (L_pseudo(first views) + L_pseudo(second views))
 
-    The first tenth of the training, but at least an epoch, is the objective's alone. Then k-means on the representations makes pseudo-labels, and makes
-    them anew whenever a further share of the training, config.refresh, is over. Not known are the form of L_pseudo
-    (config.pseudo_loss: Cl-InfoNCE of the projections, or the cross-entropy of a linear layer on them, which begins again with
-    new labels) and how α rises from 1e-5 to config.pseudo_weight (config.pseudo_rise: in steps, by a factor with each
-    clustering; exponential or linear, with each epoch).
+    The first tenth of the training, but at least an epoch, is the objective's alone. Then k-means on the normalised
+    representations makes pseudo-labels, and makes them anew after every share config.refresh of the training. Not known are
+
+    - L_pseudo (config.pseudo_loss): Cl-InfoNCE of the projections of both views at once, in place of each of the two terms; or
+      the cross-entropy of a linear layer on them, which begins again with new labels;
+    - how α rises from 1e-5 to config.pseudo_weight (config.pseudo_rise): in steps, by the same factor after every tenth of the
+      training; linear, with each epoch; constant, at once.
     """
 
-    warm_up, least = 0.1, 1e-5
+    tenth, least = 0.1, 1e-5
 
     def __init__(self, objective: type[Method], encoder: nn.Module, size: int, config: Pretraining):
         nn.Module.__init__(self)
@@ -330,16 +335,16 @@ class Progressive(Method):
         return self.encoder(views)
 
     def begin(self, epoch: int, epochs: int) -> bool:
-        alone, every = (max(1, round(share * epochs)) for share in (self.warm_up, self.config.refresh))
-        since, last = epoch - alone, max(1, epochs - 1 - alone)
-        risen = since // every / max(1, last // every) if self.config.pseudo_rise == "steps" else since / last
-        most = self.config.pseudo_weight
+        tenth, every = (max(1, round(share * epochs)) for share in (self.tenth, self.config.refresh))
+        since, last, most = epoch - tenth, max(1, epochs - 1 - tenth), self.config.pseudo_weight
         if since < 0 or most == 0:
             self.alpha = 0.0
+        elif self.config.pseudo_rise == "steps":
+            self.alpha = self.least * (most / self.least) ** (since // tenth / max(1, last // tenth))
         elif self.config.pseudo_rise == "linear":
-            self.alpha = self.least + (most - self.least) * risen
+            self.alpha = self.least + (most - self.least) * since / last
         else:
-            self.alpha = self.least * (most / self.least) ** risen
+            self.alpha = most
         return epoch == 0 or since >= 0 and since % every == 0
 
     def regroup(self, projections: torch.Tensor, z: torch.Tensor, progress: float) -> Sequence[nn.Parameter]:

@@ -15,7 +15,7 @@ from . import augment, distributed, encoders, evaluate, information
 from .clusters import KMeans
 from .data import Images
 from .encoders import autocast, device, precision
-from .methods import METHODS, SETTINGS, Method
+from .methods import METHODS, SETTINGS, WMSE, Method
 from .pixels import Pixels
 
 _AHEAD = 2**20  # pixels whose views are made at once, in images of 32 pixels 1024
@@ -46,10 +46,10 @@ class Pretraining:
     jitter: float = augment.JITTER  # of the views' colours; the authors' dual head: 0.8
     blur: float = 0.0  # probability of a blurred view; the authors' dual head: 0.5
     queue_size: int = 4096  # of MoCo and PCL, in projections; their authors' scripts for small data: 16384
-    encoder_momentum: float = 0.99  # of MoCo's and PCL's slow copy; the same scripts: 0.8 or 0.999
+    encoder_momentum: float = 0.99  # of MoCo's, PCL's and BYOL's slow copy; the first two's same scripts: 0.8 or 0.999
     refresh: float = 0.1  # share of the training after which +progressive clusters anew; 1: never
     pseudo_loss: str = "cl_infonce"  # of +progressive, or cross_entropy
-    pseudo_rise: str = "steps"  # of its weight, or exponential, linear
+    pseudo_rise: str = "steps"  # of its weight, or linear, constant
     pseudo_weight: float = 0.1  # which it reaches
     tested_on: str = "test"  # or held_out: images of the training split that are not trained on, to choose settings by
     probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or one of the authors' protocols, in evaluate.PROBES
@@ -74,7 +74,7 @@ class Pretraining:
         if self.encoder not in encoders.ENCODERS:
             raise ValueError(f"unknown encoder {self.encoder!r}: choose from {', '.join(encoders.ENCODERS)}")
         choices = {"optimizer": OPTIMIZERS, "probe": ("lbfgs", *evaluate.PROBES), "tested_on": ("test", "held_out")}
-        choices |= {"pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "exponential", "linear")}
+        choices |= {"pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "linear", "constant")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(known)}")
@@ -95,6 +95,10 @@ class Pretraining:
             raise ValueError(f"image_size must be at least 8 pixels, got {self.image_size}")
         if self.base_temperature is not None and not self.base_temperature > 0:
             raise ValueError(f"base_temperature must be positive, got {self.base_temperature}")
+        if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
+            raise ValueError(
+                f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"
+            )
         if self.method in ("moco", "pcl") and self.queue_size < self.batch_size:
             raise ValueError(f"queue_size must be at least batch_size ({self.batch_size}), got {self.queue_size}")
 

@@ -48,6 +48,7 @@ def first_step(config, noise, z):
     method, optimizer = train._initial(config, train._size(z), torch.device("cpu"))
     if isinstance(z, clusters.KMeans):
         z, _ = train._grouped(config, method, optimizer, noise, z, 1)
+    method.begin(2, 3)  # where pseudo-labels have their full weight
     method.train()
     parallel = distributed.parallel(method)
     pixels, generator = Pixels(noise, torch.device("cpu")), torch.Generator().manual_seed(0)

@@ -215,14 +215,15 @@ def test_byol_is_the_squared_distance_of_unit_vectors():
 
 
 def test_barlow_twins_dimension_by_dimension():
-    u, v = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0)).double().float()
+    u, v = torch.randn(2, 40, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = 0.0
     for i in range(6):
         for j in range(6):
-            a, b = u[:, i].double(), v[:, j].double()
+            a, b = u[:, i], v[:, j]
             c = ((a - a.mean()) * (b - b.mean())).mean() / (a.var(correction=0) * b.var(correction=0)).sqrt()
             expected += (1 - c) ** 2 if i == j else 0.005 * c**2
-    assert losses.barlow_twins(u, v).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses.barlow_twins(u, v).item() == pytest.approx(expected.item(), abs=1e-9)
+    assert losses.barlow_twins(u.float(), v.float()).item() == pytest.approx(expected.item(), rel=1e-6)
     assert losses.barlow_twins(u, u).item() < losses.barlow_twins(u, v).item()
 
 
@@ -234,6 +235,8 @@ def test_whitening_leaves_the_identity():
     assert (w.T.cov() - torch.eye(64)).abs().max() <= 1e-4
     with pytest.raises(ValueError, match="whitening 64 dimensions needs a batch of more than as many images, got 64"):
         losses.whitened(x[:64])
+    with pytest.raises(ValueError, match="covariance has no inverse: they have collapsed"):
+        losses.whitened(x[:, :1].repeat(1, 3))
 
 
 def test_w_mse_pair_by_pair():
