@@ -233,7 +233,7 @@ def test_data_says_what_is_there():
     assert done.returncode == 0, done.stderr
     assert "cifar10 train: 50000×32×32×3 uint8, 10 classes; also known: synsets\ncifar10 test: 10000×" in done.stdout
     assert "clusters wordnet:level=9: 6, I(Z;T) = 2.32 of H(T) = 3.32 bits, H(Z|T) = 0.00 bits" in done.stdout
-    assert (figures.folder("data") / "cifar10.png").exists()
+    assert (figures.folder("data") / "cifar10_wordnet_level_9.png").exists()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
