@@ -55,6 +55,12 @@ class Pretraining:
     probe: str = "lbfgs"  # linear evaluation: lbfgs on fixed features, or one of the authors' protocols, in evaluate.PROBES
 
     def __post_init__(self):
+        self._check_types()
+        self._settle()
+        self._check_choices()
+        self._check_ranges()
+
+    def _check_types(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(1.0, field.type) and type(value) is int:
@@ -62,6 +68,9 @@ class Pretraining:
             elif not isinstance(value, field.type) or isinstance(value, bool):
                 kind = getattr(field.type, "__name__", field.type)
                 raise ValueError(f"{field.name} must be {kind}, got {value!r}")
+
+    def _settle(self) -> None:
+        """Put the method's own clusters and settings where none are given."""
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}: choose from {', '.join(METHODS)}")
         own = METHODS[self.method]
@@ -71,13 +80,16 @@ class Pretraining:
                 object.__setattr__(self, name, default)
         if self.lr is None or self.temperature is None:
             raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
-        if self.encoder not in encoders.ENCODERS:
-            raise ValueError(f"unknown encoder {self.encoder!r}: choose from {', '.join(encoders.ENCODERS)}")
-        choices = {"optimizer": OPTIMIZERS, "probe": ("lbfgs", *evaluate.PROBES), "tested_on": ("test", "held_out")}
-        choices |= {"pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "linear", "constant")}
+
+    def _check_choices(self) -> None:
+        choices = {"encoder": encoders.ENCODERS, "optimizer": OPTIMIZERS, "probe": ("lbfgs", *evaluate.PROBES)}
+        choices |= {"tested_on": ("test", "held_out"), "pseudo_loss": ("cl_infonce", "cross_entropy")}
+        choices |= {"pseudo_rise": ("steps", "linear", "constant")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(known)}")
+
+    def _check_ranges(self) -> None:
         for name in ("epochs", "lr", "temperature", "projection_dim"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
