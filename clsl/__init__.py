@@ -3,3 +3,12 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figures/, runs/
+
+
+def __getattr__(name: str):
+    """`from clsl import runs`, from wherever the house keeps it; only then, for torch takes seconds to import."""
+    if name == "runs":
+        from .lab import runs
+
+        return runs
+    raise AttributeError(f"module 'clsl' has no attribute {name!r}")

@@ -16,11 +16,14 @@ The laws of all parameters and the hue's turn through HSV are torchvision's.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+from . import device
+from .device import SMALL
 
 SCALE = (0.4, 1.0)  # share of the image's area in a crop
 RATIO = (3 / 4, 4 / 3)  # width over height of a crop
@@ -29,8 +32,8 @@ JITTERED = 0.8
 GRAYSCALE = 0.2
 JITTER = 0.4  # brightness, contrast and saturation change by up to this factor, the hue by a quarter of it in turns
 LUMA = (0.299, 0.587, 0.114)
-SMALL = 64  # pixels; larger images are cropped one by one on a CPU
 _CHUNK = 2**17  # pixels at a time on a CPU: what stays in its cache
+_AHEAD = 2**20  # pixels whose views are made at once, in images of 32 pixels 1024
 
 
 class Draw(NamedTuple):
@@ -49,19 +52,25 @@ class Draw(NamedTuple):
 
 
 def draw(
-    n: int, generator: torch.Generator, aspects: torch.Tensor | None = None, jitter: float = JITTER, blur: float = 0.0
+    n: int,
+    generator: torch.Generator,
+    aspects: torch.Tensor | None = None,
+    jitter: float = JITTER,
+    blur: float = 0.0,
+    crop: float = SCALE[0],
 ) -> Draw:
     """The parameters of n views, on the generator's device.
 
     aspects: width over height [n] of images that were squeezed into squares; jitter: what brightness, contrast and saturation
-    change by at most, four times that of the hue in turns; blur: the probability of a Gaussian blur of 0.1 to 2 pixels.
+    change by at most, four times that of the hue in turns; blur: the probability of a Gaussian blur of 0.1 to 2 pixels; crop: the
+    smallest share of the image's area in a view.
     """
     probabilities = torch.tensor((FLIP, JITTERED, GRAYSCALE), device=generator.device)
     flip, jittered, gray = _uniform(0, 1, 3, n, generator) < probabilities[:, None]
     change = _uniform(-1, 1, 4, n, generator) * jittered
     colours, hue = 1 + jitter * change[:3], jitter / 4 * change[3]
     colours[2].masked_fill_(gray, 0)
-    length = _boxes(n, generator, aspects)
+    length = _boxes(n, generator, aspects, crop)
     start = _uniform(0, 1, 2, n, generator) * (1 - length)
     sigma = None
     if blur:
@@ -74,6 +83,37 @@ def two_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float],
     """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first."""
     twice = images.repeat(2, 1, 1, 1)
     return view(twice, mean, std, draw(len(twice), generator))
+
+
+def batches(
+    config, epoch: int, pixels: device.Pixels, told: torch.Tensor, images, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """One epoch in random order, in this process's share of every batch: views [2n, 3, S, S], first views first, and rows of `told`.
+
+    config: a Pretraining; told [N, …]: what is known of each of the Images. The views of several batches are made at once: for one
+    alone, starting the many small operations costs as much as they do. What is random is drawn for the whole batch, so that
+    several processes see together what one would see alone.
+    """
+    size, steps, where = config.batch_size, len(told) // config.batch_size, told.device
+    order = torch.randperm(len(told), generator=generator, device=where)[: steps * size].view(steps, size)
+    mine, (crop, jitter) = device.share(size), _strength(config, epoch)
+    some = order.split(max(1, _AHEAD // (size * pixels.side**2)))
+    aspects = None if images.aspects is None else images.aspects.to(where)
+    for batch, x in zip(some, pixels.each(batch[:, None, mine].expand(-1, 2, -1).flatten() for batch in some)):
+        twice = batch[:, None].expand(-1, 2, -1)
+        shapes = None if aspects is None else aspects[twice.flatten()]
+        drawn = draw(twice.numel(), generator, shapes, jitter, config.blur, crop)
+        if device.world() > 1:
+            drawn = drawn.of(torch.arange(twice.numel(), device=where).view(twice.shape)[..., mine].flatten())
+        views = view(x, images.mean, images.std, drawn, config.image_size, device.precision(where))
+        yield from zip(views.split(len(x) // len(batch)), told[batch[:, mine]])
+
+
+def _strength(config, epoch: int) -> tuple[float, float]:
+    """The smallest crop and the jitter of an epoch's views, which may be gentler during the warm-up."""
+    gentle = (epoch + 0.5) / config.epochs < config.warmup
+    crop = config.warmup_crop if gentle and config.warmup_crop is not None else config.crop
+    return crop, config.warmup_jitter if gentle and config.warmup_jitter is not None else config.jitter
 
 
 def view(
@@ -218,9 +258,9 @@ def turn_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return torch.clamp(out, lowest[:, None], highest[:, None], out=out)
 
 
-def _boxes(n: int, generator: torch.Generator, aspects: torch.Tensor | None) -> torch.Tensor:
+def _boxes(n: int, generator: torch.Generator, aspects: torch.Tensor | None, smallest: float = SCALE[0]) -> torch.Tensor:
     """Height and width [2, n] of crops in shares of the image's: the first of ten draws that fits, else the largest that does."""
-    area = _uniform(*SCALE, 11, n, generator).log_()
+    area = _uniform(smallest, SCALE[1], 11, n, generator).log_()
     ratio = _uniform(*map(math.log, RATIO), 11, n, generator)
     ratio[-1] = 0 if aspects is None else aspects.log().clamp(*map(math.log, RATIO))
     if aspects is not None:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import faiss
 import torch
 from nltk.corpus.reader.wordnet import Synset
 
-from . import data
+from . import wordnet
 from .data import Images
 from .wordnet import Hierarchy
 
@@ -130,99 +131,122 @@ def permuted(z: torch.Tensor, t: torch.Tensor, classes: int, seed: int) -> torch
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class KMeans:
-    """Clusters that the training makes of what the network has learned, most methods before every epoch, from one start."""
+def annotated(images: Images, noise: float, seed: int) -> Images:
+    """The images with the attributes that simulated annotators saw, for data sets that have none of their own.
 
-    k: int
+    The truth is a class's attributes in WordNet (`wordnet.attributes`); each attribute of each image is seen wrongly with
+    probability `noise`, drawn from the seed. Raises ValueError where the noise is not between 0 and 1/2.
+    """
+    if not 0 <= noise <= 0.5:
+        raise ValueError(f"noise must be between 0 and 0.5, got {noise}")
+    names, columns = zip(*wordnet.attributes(_needed(images, "synsets")).items())
+    truth = torch.tensor(columns).T[images.labels]
+    wrong = torch.rand(truth.shape, generator=torch.Generator().manual_seed(seed)) < noise
+    return dataclasses.replace(images, attributes=truth ^ wrong, attribute_names=names)
 
-    def __call__(self, features: torch.Tensor, seed: int) -> torch.Tensor:
-        return from_kmeans(features, self.k, seed, starts=1)
+
+def tag_synsets(images: Images) -> tuple[tuple[Synset, ...], torch.Tensor]:
+    """The synsets of the images' tags, one a distinct tag, and which of them each image has, int64 [N].
+
+    Of a noun's senses the one nearest to any of the classes is taken, whichever class the image has, so that nothing of
+    its label is told; tags that are no nouns stand for the root of WordNet. Raises ValueError where there are no tags.
+    """
+    names = sorted(set(_needed(images, "tags")))
+    index = {name: i for i, name in enumerate(names)}
+    senses = tuple(wordnet.nearest(name, images.synsets or ()) for name in names)
+    return senses, torch.tensor([index[tag] for tag in images.tags])
 
 
-def make(spec: str, images: Images, seed: int = 0) -> torch.Tensor | KMeans:
-    """Clusters by their name in a configuration: "instances", "labels", "wordnet:level=4", "kmeans:k=250", …
+def make(spec: str, images: Images, seed: int = 0) -> torch.Tensor:
+    """Cluster ids z [N] by their name in a configuration: "instances", "labels", "wordnet:level=4", "split:depth=2", …
 
     A name of `_MAKERS`, then after a colon its options, whole numbers separated by commas (noise in percent). The seed is
-    that of what is drawn at random. Raises ValueError for an unknown name or option, where the images lack what the
-    clusters are made from, and as the function of that name does. "column:NAME" are clusters that come with the images.
+    that of what is drawn at random. "column:NAME" are clusters that come with the images. Raises ValueError for an unknown name
+    or option, where the images lack what the clusters are made from, for k-means, and as the function of that name does.
     """
     if spec.startswith("column:"):
-        return from_labels(_column(images, spec.removeprefix("column:")))
-    maker, options = _parsed(spec, _MAKERS)
-    return maker(images, seed, **options)
+        name, columns = spec.removeprefix("column:"), images.columns or {}
+        if name not in columns:
+            raise ValueError(f"these images come without a column {name!r}: they have {', '.join(columns) or 'none'}")
+        return from_labels(columns[name])
+    if kmeans_k(spec, images):
+        raise ValueError(f"{spec} has no clusters yet: a training makes them, of what the network has learned")
+    name, given = options(spec, _MAKERS)
+    return _MAKERS[name](images, seed, **given)
 
 
 def vectors(spec: str, images: Images, seed: int = 0) -> torch.Tensor:
-    """What such clusters are made from, as float32 [N, A] of 0 and 1, for methods that take it as it is.
+    """The attributes that such clusters are made from, as float32 [N, A] of 0 and 1, for methods that take these as they are.
 
     The k attributes themselves; the synsets on the path from the root down to a level of WordNet. Raises ValueError as
     `make` does, or for clusters that are made from neither.
     """
-    maker, options = _parsed(spec, _VECTORS)
-    return maker(images, seed, **options).float()
+    name, given = options(spec, _VECTORS)
+    return _VECTORS[name](images, seed, **given).float()
 
 
-def _parsed(spec: str, makers: dict):
+def kmeans_k(spec: str, images: Images) -> int | None:
+    """The k of "kmeans:k=250", clusters that a training makes anew of what the network has learned; None for all other clusters.
+
+    Raises ValueError where k is missing, or not between 1 and the number of images.
+    """
+    if spec.partition(":")[0] != "kmeans":
+        return None
+    k = options(spec, {"kmeans": lambda images, seed, k: None})[1]["k"]
+    if not 1 <= k <= len(images):
+        raise ValueError(f"k must be between 1 and the number of images, {len(images)}, got {k}")
+    return k
+
+
+def options(spec: str, makers: Mapping[str, Callable] | None = None) -> tuple[str, dict[str, int]]:
+    """The name of some clusters and their options: "wordnet:level=4" → "wordnet", {"level": 4}; checked where makers are given."""
     name, _, rest = spec.partition(":")
-    if name not in makers:
-        raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(makers)}, column")
+    if makers is not None and name not in makers:
+        raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(makers)}, column, kmeans")
     try:
-        options = {key: int(value) for key, value in (pair.split("=") for pair in rest.split(",") if pair)}
-        inspect.signature(makers[name]).bind(None, 0, **options)
+        given = {key: int(value) for key, value in (pair.split("=") for pair in rest.split(",") if pair)}
+        if makers is not None:
+            inspect.signature(makers[name]).bind(None, 0, **given)
     except (ValueError, TypeError):
         raise ValueError(f"clusters {spec!r} have a wrong, missing or extra option: write them like wordnet:level=4") from None
-    return makers[name], options
+    return name, given
 
 
 def _hypernyms(images: Images, level: int) -> torch.Tensor:
-    hierarchy = Hierarchy(data.synsets(images))
+    hierarchy = Hierarchy(_needed(images, "synsets"))
     hierarchy.at(level)  # refuses a level out of range
     paths = [set(path[: level + 1]) for path in hierarchy.paths]
     names = sorted(set().union(*paths), key=lambda s: s.name())
     return torch.tensor([[name in path for name in names] for path in paths])[images.labels]
 
 
-def _attributes(images: Images) -> torch.Tensor:
-    if images.attributes is None:
-        raise ValueError("clusters from attributes need annotated images, and these have no attributes")
-    return images.attributes
-
-
-def _column(images: Images, name: str) -> torch.Tensor:
-    if name not in (images.columns or {}):
-        known = ", ".join(images.columns or ()) or "none"
-        raise ValueError(f"these images come without a column {name!r}: they have {known}")
-    return images.columns[name]
-
-
-def _annotators(images: Images, noise: int, seed: int) -> torch.Tensor:
-    return data.annotated(images, noise / 100, seed).attributes
-
-
-def _kmeans(images: Images, seed: int, k: int) -> KMeans:
-    if not 1 <= k <= len(images):
-        raise ValueError(f"k must be between 1 and the number of images, {len(images)}, got {k}")
-    return KMeans(k)
+def _needed(images: Images, field: str) -> Any:
+    if getattr(images, field) is None:
+        raise ValueError(f"clusters from {_NEEDS[field]}, and these images have none")
+    return getattr(images, field)
 
 
 def _best(attributes: torch.Tensor, k: int) -> torch.Tensor:
     return attributes[:, most_informative(attributes, k)]
 
 
+_NEEDS = {
+    "synsets": "WordNet need class names that WordNet knows",
+    "attributes": "attributes need annotated images",
+    "tags": "tags need images that come with them",
+}
 _VECTORS = {
     "wordnet": lambda images, seed, level: _hypernyms(images, level),
-    "attributes": lambda images, seed, k: _best(_attributes(images), k),
-    "annotators": lambda images, seed, k, noise: _best(_annotators(images, noise, seed), k),
+    "attributes": lambda images, seed, k: _best(_needed(images, "attributes"), k),
+    "annotators": lambda images, seed, k, noise: _best(annotated(images, noise / 100, seed).attributes, k),
 }
 _MAKERS = {
     "instances": lambda images, seed: from_instances(len(images)),
     "labels": lambda images, seed: from_labels(images.labels),
-    "wordnet": lambda images, seed, level: from_wordnet(data.synsets(images), images.labels, level),
-    "attributes": lambda images, seed, k: from_attributes(_attributes(images), k),
-    "annotators": lambda images, seed, k, noise: from_attributes(_annotators(images, noise, seed), k),
-    "tags": lambda images, seed, level: from_wordnet(*data.tag_synsets(images), level),
-    "kmeans": _kmeans,
+    "wordnet": lambda images, seed, level: from_wordnet(_needed(images, "synsets"), images.labels, level),
+    "attributes": lambda images, seed, k: from_attributes(_needed(images, "attributes"), k),
+    "annotators": lambda images, seed, k, noise: from_attributes(annotated(images, noise / 100, seed).attributes, k),
+    "tags": lambda images, seed, level: from_wordnet(*tag_synsets(images), level),
     "merged": lambda images, seed, steps: merged(images.labels, steps, seed),
     "split": lambda images, seed, depth: split(images.labels, depth, seed),
     "permuted": lambda images, seed, depth, classes: permuted(split(images.labels, depth, seed), images.labels, classes, seed),

@@ -6,28 +6,9 @@ from functools import partial
 import torch
 from torch import nn
 
-from . import distributed
 from .augment import evaluation_view
 from .data import Images
-
-
-def device() -> torch.device:
-    """The GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def precision(where: torch.device) -> torch.dtype:
-    """bfloat16 where the hardware computes with it, else float32."""
-    if where.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        fast = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if fast else torch.float32
-
-
-def autocast(where: torch.device) -> torch.autocast:
-    """Encoders compute in that precision, weights stay float32."""
-    return torch.autocast(where.type, torch.bfloat16, enabled=precision(where) == torch.bfloat16)
+from .device import autocast, gathered, rank, world
 
 
 @torch.no_grad()
@@ -38,15 +19,15 @@ def features(
 
     Processes that train together share the work, and all have the result.
     """
-    pixels, part = torch.from_numpy(images.images), -(-len(images) // distributed.world())
-    mine = (torch.arange(part) + distributed.rank() * part).clamp(max=len(images) - 1)  # the last may have some twice
+    pixels, part = torch.from_numpy(images.images), -(-len(images) // world())
+    mine = (torch.arange(part) + rank() * part).clamp(max=len(images) - 1)  # the last may have some twice
     outputs = []
     with autocast(where):
         for indices in mine.split(max(1, 2**19 // pixels[0, ..., 0].numel())):
             aspects = None if images.aspects is None else images.aspects[indices]
             view = evaluation_view(pixels[indices].to(where).permute(0, 3, 1, 2), images.mean, images.std, image_size, aspects)
             outputs.append(network(view).float())
-    return distributed.gathered(torch.cat(outputs))[: len(images)]
+    return gathered(torch.cat(outputs))[: len(images)]
 
 
 def build(name: str, image_size: int | None = None) -> nn.Module:
@@ -65,12 +46,16 @@ def projection_head(dim: int, projection_dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(dim, dim), nn.ReLU(inplace=True), nn.Linear(dim, projection_dim))
 
 
-def three_layer_head(dim: int, projection_dim: int) -> nn.Sequential:
-    """Three linear layers, each with batch normalisation, as in the authors' dual-head code: [N, dim] → [N, projection_dim]."""
+def three_layer_head(dim: int, projection_dim: int, last_norm: bool) -> nn.Sequential:
+    """Linear, batch normalisation, ReLU, twice, and a third linear layer, normalised or not: [N, dim] → [N, projection_dim].
+
+    Without the last normalisation it is the head of the authors' dual-head code.
+    """
     hidden = [
         layer for _ in range(2) for layer in (nn.Linear(dim, dim, bias=False), nn.BatchNorm1d(dim), nn.ReLU(inplace=True))
     ]
-    return nn.Sequential(*hidden, nn.Linear(dim, projection_dim, bias=False), nn.BatchNorm1d(projection_dim))
+    last = [nn.Linear(dim, projection_dim, bias=not last_norm), *([nn.BatchNorm1d(projection_dim)] if last_norm else [])]
+    return nn.Sequential(*hidden, *last)
 
 
 class Tiny(nn.Sequential):

@@ -1,4 +1,4 @@
-"""How good a representation is: a linear probe and k-nearest neighbours, in percent of test images (top1)."""
+"""What a representation is worth: a linear probe and k-nearest neighbours; accuracies in percent of the test images."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import augment
+from . import augment, device
 from .data import Images
-from .encoders import autocast, features
-from .pixels import Pixels
+from .encoders import features
 
 L2 = 1e-3  # of the L-BFGS probe: half of it times the squared weights is added to the mean cross-entropy
 NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.07
 
 
-def lbfgs_probe(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor, t_test: torch.Tensor) -> float:
-    """top1 of a logistic regression on standardised features [N, D] → labels t [N], fitted by L-BFGS."""
+def lbfgs_probe(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
+    """The classes int64 [M] of features `test` [M, D], by a logistic regression on standardised features `train` [N, D], labels t [N]."""
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     weight = logistic_regression((train - mean) / std, t)
-    return _top1(((test - mean) / std @ weight[:-1] + weight[-1]).argmax(1), t_test)
+    return ((test - mean) / std @ weight[:-1] + weight[-1]).argmax(1)
 
 
 def logistic_regression(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -57,12 +56,12 @@ PROBES = {"sgd": Protocol(100, 128, 0.3, 0.95, 1e-4), "sgd_large_batch": Protoco
 
 def sgd_probe(
     encoder: nn.Module, train: Images, test: Images, protocol: Protocol, seed: int, image_size: int | None = None
-) -> float:
-    """top1 of one linear layer trained on the representations of random views, tested on the images themselves."""
+) -> torch.Tensor:
+    """The classes int64 [M] of test images, by one linear layer trained on the representations of random views of `train`."""
     encoder.eval()
     where = next(encoder.parameters()).device
     generator = torch.Generator(where).manual_seed(seed)
-    pixels, t = Pixels(train, where), train.labels.to(where)
+    pixels, t = device.Pixels(train.images, where), train.labels.to(where)
     aspects = None if train.aspects is None else train.aspects.to(where)
     layer = nn.Linear(encoder.dim, int(t.max()) + 1, device=where)
     nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
@@ -72,21 +71,21 @@ def sgd_probe(
     for _ in range(protocol.epochs):
         batches = torch.randperm(len(t), generator=generator, device=where).split(protocol.batch_size)
         for batch, x in zip(batches, pixels.each(batches)):
-            known = None if aspects is None else aspects[batch]
-            view = augment.view(x, train.mean, train.std, augment.draw(len(batch), generator, known), image_size)
-            with torch.no_grad(), autocast(where):
+            shapes = None if aspects is None else aspects[batch]
+            view = augment.view(x, train.mean, train.std, augment.draw(len(batch), generator, shapes), image_size)
+            with torch.no_grad(), device.autocast(where):
                 h = encoder(view).float()
             loss = F.cross_entropy(layer(h), t[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
-    return _top1(layer(features(encoder, test, where, image_size)).argmax(1), test.labels.to(where))
+    return layer(features(encoder, test, where, image_size)).argmax(1)
 
 
 @torch.no_grad()
-def knn(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor, t_test: torch.Tensor) -> float:
-    """top1 of the k nearest features by cosine, each voting with exp(cosine/τ) (Wu et al. 2018); k = 20, τ = 0.07."""
+def knn(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
+    """The classes int64 [M] by the k nearest features in cosine, each voting with exp(cosine/τ) (Wu et al. 2018); k = 20, τ = 0.07."""
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     k, classes = min(NEIGHBOURS, len(train)), int(t.max()) + 1
     votes = []
@@ -94,13 +93,13 @@ def knn(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor, t_test: torch.
         similarity, nearest = (batch @ train.T).topk(k)
         ballot = torch.zeros(len(batch), classes, device=test.device)
         votes.append(ballot.scatter_add_(1, t[nearest], (similarity / KNN_TEMPERATURE).exp()).argmax(1))
-    return _top1(torch.cat(votes), t_test)
+    return torch.cat(votes)
 
 
 def evaluate(
     encoder: nn.Module, train: Images, test: Images, probe: str, seed: int, image_size: int | None = None
-) -> dict[str, float]:
-    """{"top1": of the linear probe ("lbfgs", or one of PROBES), "knn": of the neighbours}, percent of the test images.
+) -> tuple[dict[str, float], torch.Tensor]:
+    """{"top1": of the linear probe ("lbfgs", or one of PROBES), "knn": of the neighbours}, and the probe's classes int64 [M].
 
     Raises ValueError where a representation is not finite.
     """
@@ -111,11 +110,12 @@ def evaluate(
         raise ValueError("the representations hold NaN or infinity: the training diverged, lower its lr")
     t, t_test = train.labels.to(where), test.labels.to(where)
     if probe == "lbfgs":
-        top1 = lbfgs_probe(a, t, b, t_test)
+        predicted = lbfgs_probe(a, t, b)
     else:
-        top1 = sgd_probe(encoder, train, test, PROBES[probe], seed, image_size)
-    return {"top1": top1, "knn": knn(a, t, b, t_test)}
+        predicted = sgd_probe(encoder, train, test, PROBES[probe], seed, image_size)
+    return {"top1": accuracy(predicted, t_test), "knn": accuracy(knn(a, t, b), t_test)}, predicted.cpu()
 
 
-def _top1(predicted: torch.Tensor, t: torch.Tensor) -> float:
+def accuracy(predicted: torch.Tensor, t: torch.Tensor) -> float:
+    """Percent of the classes predicted [M] that are the labels t [M]."""
     return 100 * (predicted == t).double().mean().item()

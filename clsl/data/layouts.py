@@ -7,7 +7,7 @@ import csv
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from . import wordnet
-from .images import rows
+from .. import wordnet
 
 Known = tuple[list[Path], dict[str, Any]]
 
@@ -24,32 +23,32 @@ _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", "
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
-def imagenet(folder: Path, split: str) -> Known:
+def imagenet(root: Path, split: str) -> Known:
     """ILSVRC-2012: `train/<wnid>/`, and `val/` sorted by wnid or flat with its ground truth; the classes are train's folders."""
-    _need(folder, "train")
-    return _imagenet(folder, split, sorted(path.name for path in (folder / "train").iterdir() if path.is_dir()))
+    _need(root, "train")
+    return _imagenet(root, split, sorted(path.name for path in (root / "train").iterdir() if path.is_dir()))
 
 
-def imagenet100(folder: Path, split: str) -> Known:
+def imagenet100(root: Path, split: str) -> Known:
     """The authors' hundred classes of ILSVRC-2012, read like imagenet."""
-    return _imagenet(folder, split, imagenet100_wnids())
+    return _imagenet(root, split, imagenet100_wnids())
 
 
-def _imagenet(folder: Path, split: str, wnids: Sequence[str]) -> Known:
-    found = _by_wnid(folder / "train", wnids) if split == "train" else _validation(folder, wnids)
+def _imagenet(root: Path, split: str, wnids: Sequence[str]) -> Known:
+    found = _by_wnid(root / "train", wnids) if split == "train" else _validation(root, wnids)
     return _listed(found, **_named_by_wnid(wnids))
 
 
-def tinyimagenet(folder: Path, split: str) -> Known:
+def tinyimagenet(root: Path, split: str) -> Known:
     """tiny-imagenet-200: `wnids.txt`, `train/<wnid>/images/`, and `val/images/` described by `val/val_annotations.txt`."""
-    folder = _inside(folder, "tiny-imagenet-200")
-    _need(folder, "wnids.txt", "train", "val/val_annotations.txt")
-    wnids = sorted((folder / "wnids.txt").read_text().split())
+    root = _inside(root, "tiny-imagenet-200")
+    _need(root, "wnids.txt", "train", "val/val_annotations.txt")
+    wnids = sorted((root / "wnids.txt").read_text().split())
     if split == "train":
-        found = _by_wnid(folder / "train", wnids)
+        found = _by_wnid(root / "train", wnids)
     else:
-        rows = (line.split()[:2] for line in (folder / "val" / "val_annotations.txt").read_text().splitlines())
-        found = [(folder / "val" / "images" / name, wnids.index(wnid)) for name, wnid in rows]
+        rows = (line.split()[:2] for line in (root / "val" / "val_annotations.txt").read_text().splitlines())
+        found = [(root / "val" / "images" / name, wnids.index(wnid)) for name, wnid in rows]
     return _listed(found, **_named_by_wnid(wnids))
 
 
@@ -63,29 +62,29 @@ def imagenet100_wnids() -> list[str]:
     return Path(__file__).with_name("imagenet100_wnids.txt").read_text().split()
 
 
-def _by_wnid(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
-    _need(folder, *wnids)
-    return [(path, i) for i, wnid in enumerate(wnids) for path in _files(folder / wnid)]
+def _by_wnid(root: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
+    _need(root, *wnids)
+    return [(path, i) for i, wnid in enumerate(wnids) for path in _files(root / wnid)]
 
 
-def _validation(folder: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
-    _need(folder, "val")
-    if (folder / "val" / wnids[0]).is_dir():
-        return _by_wnid(folder / "val", wnids)
+def _validation(root: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
+    _need(root, "val")
+    if (root / "val" / wnids[0]).is_dir():
+        return _by_wnid(root / "val", wnids)
     index = {wnid: i for i, wnid in enumerate(wnids)}
-    truth = _ground_truth(folder)
-    return [(path, index[truth[path.stem]]) for path in _files(folder / "val") if truth.get(path.stem) in index]
+    truth = _ground_truth(root)
+    return [(path, index[truth[path.stem]]) for path in _files(root / "val") if truth.get(path.stem) in index]
 
 
-def _ground_truth(folder: Path) -> dict[str, str]:
+def _ground_truth(root: Path) -> dict[str, str]:
     """Name → wnid of the flat validation images: from Kaggle's LOC_val_solution.csv, or from the development kit."""
-    if kaggle := next(folder.rglob("LOC_val_solution.csv"), None):
+    if kaggle := next(root.rglob("LOC_val_solution.csv"), None):
         with open(kaggle, newline="") as file:
             return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
-    ids, meta = (next(folder.rglob(name), None) for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"))
+    ids, meta = (next(root.rglob(name), None) for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"))
     if not (ids and meta):
         raise OSError(
-            f"{folder} has a flat val/ without its ground truth: put ILSVRC2012_devkit_t12 there, or LOC_val_solution.csv"
+            f"{root} has a flat val/ without its ground truth: put ILSVRC2012_devkit_t12 there, or LOC_val_solution.csv"
         )
     wnids = _wnids(meta.read_bytes())
     return {f"ILSVRC2012_val_{i:08d}": wnids[int(line) - 1] for i, line in enumerate(ids.read_text().split(), 1)}
@@ -102,21 +101,21 @@ def _wnids(mat: bytes) -> list[str]:
     return [found.replace(b"\0", b"").decode() for found in re.findall(rb"n\0?(?:\d\0?){7}\d", text)]
 
 
-def cub200(folder: Path, split: str) -> Known:
+def cub200(root: Path, split: str) -> Known:
     """CUB_200_2011: 200 birds, 312 attributes that annotators ticked for each image."""
-    folder = _inside(folder, "CUB_200_2011")
+    root = _inside(root, "CUB_200_2011")
     files = ["images.txt", "image_class_labels.txt", "train_test_split.txt", "classes.txt", "images"]
-    _need(folder, *files, "attributes/image_attribute_labels.txt")
-    path, label, train = (_pairs(folder / name) for name in files[:3])
-    names = tuple(name.partition(".")[2].replace("_", " ") for name in _pairs(folder / "classes.txt").values())
+    _need(root, *files, "attributes/image_attribute_labels.txt")
+    path, label, train = (_pairs(root / name) for name in files[:3])
+    names = tuple(name.partition(".")[2].replace("_", " ") for name in _pairs(root / "classes.txt").values())
     # Some lines carry a field too many or two; the first three, image, attribute, present, are always right.
     columns = {"sep": " ", "header": None, "names": range(7), "usecols": [0, 1, 2]}
-    table = pd.read_csv(folder / "attributes" / "image_attribute_labels.txt", **columns)
+    table = pd.read_csv(root / "attributes" / "image_attribute_labels.txt", **columns)
     table = table.pivot(index=0, columns=1, values=2)
     mine = [i for i in path if (train[i] == "1") == (split == "train")]
-    listed = next((p for p in (folder / "attributes" / "attributes.txt", folder.parent / "attributes.txt") if p.exists()), None)
+    listed = next((p for p in (root / "attributes" / "attributes.txt", root.parent / "attributes.txt") if p.exists()), None)
     attributes = torch.from_numpy(table.loc[[int(i) for i in mine]].to_numpy() == 1)
-    return [folder / "images" / path[i] for i in mine], {
+    return [root / "images" / path[i] for i in mine], {
         "labels": torch.tensor([int(label[i]) - 1 for i in mine]),
         "class_names": names,
         "attributes": attributes,
@@ -126,19 +125,19 @@ def cub200(folder: Path, split: str) -> Known:
     }
 
 
-def utzappos50k(folder: Path, split: str) -> Known:
+def utzappos50k(root: Path, split: str) -> Known:
     """UT-Zappos50K: shoes in 21 sub-categories, binary attributes of their description; those that are the label left out."""
-    _need(folder, "ut-zap50k-images-square")
-    table = next(folder.rglob("meta-data-bin.csv"), None)
+    _need(root, "ut-zap50k-images-square")
+    table = next(root.rglob("meta-data-bin.csv"), None)
     if table is None:
-        raise OSError(f"{folder} lacks meta-data-bin.csv: unpack ut-zap50k-data.zip there")
+        raise OSError(f"{root} lacks meta-data-bin.csv: unpack ut-zap50k-data.zip there")
     table = pd.read_csv(table, index_col=0)
     table = table.loc[:, ~table.columns.str.match(r"(Sub)?Category\.")].astype(bool)
-    images = folder / "ut-zap50k-images-square"
+    images = root / "ut-zap50k-images-square"
     at = {path.relative_to(images).as_posix(): path for path in _files(images)}
     names = sorted({"/".join(name.split("/")[:2]) for name in at})
     known = {name: Path(name).stem.replace(".", "-", 1) for name in at}  # 100627.72.jpg is the row 100627-72
-    mine = [name for name in _split_by(folder, split, sorted(at), 0.7) if known[name] in table.index]
+    mine = [name for name in _split_by(root, split, sorted(at), 0.7) if known[name] in table.index]
     return [at[name] for name in mine], {
         "labels": torch.tensor([names.index("/".join(name.split("/")[:2])) for name in mine]),
         "class_names": tuple(names),
@@ -149,16 +148,16 @@ def utzappos50k(folder: Path, split: str) -> Known:
     }
 
 
-def wider(folder: Path, split: str) -> Known:
+def wider(root: Path, split: str) -> Known:
     """WIDER Attribute: 30 events; an image has one of the 14 attributes if one of its people has it."""
     name = f"wider_attribute_{'trainval' if split == 'train' else 'test'}.json"
-    listed = next(folder.rglob(name), None)
+    listed = next(root.rglob(name), None)
     if listed is None:
-        raise OSError(f"{folder} lacks {name}: unpack wider_attribute_annotation.zip there")
+        raise OSError(f"{root} lacks {name}: unpack wider_attribute_annotation.zip there")
     listed = json.loads(listed.read_text())
-    images = next((path for path in (folder / "Image", folder) if (path / split).is_dir()), None)
+    images = next((path for path in (root / "Image", root) if (path / split).is_dir()), None)
     if images is None:
-        raise OSError(f"{folder} lacks Image/{split}: unpack the images of WIDER Attribute there")
+        raise OSError(f"{root} lacks Image/{split}: unpack the images of WIDER Attribute there")
     scenes, attributes = (_by_number(listed[key]) for key in ("scene_id_map", "attribute_id_map"))
     people = [[person["attribute"] for person in image["targets"]] or [[-1] * len(attributes)] for image in listed["images"]]
     return [images / image["file_name"] for image in listed["images"]], {
@@ -171,13 +170,13 @@ def wider(folder: Path, split: str) -> Known:
     }
 
 
-def metadata(folder: Path, split: str) -> Known:
+def metadata(root: Path, split: str) -> Known:
     """The authors' own CSV, …meta_data_<split>.csv: `path`, `class`, and `label_gran_k` columns of ready-made clusters."""
-    table = _authors_csv(folder, split)
+    table = _authors_csv(root, split)
     if table is None:
-        raise OSError(f"{folder} has no file whose name ends in meta_data_{split}.csv: put the authors' there, with its images")
-    classes = sorted(pd.concat([t["class"] for s in ("train", "test") if (t := _authors_csv(folder, s)) is not None]).unique())
-    under = folder / "images" if (folder / "images").is_dir() else folder
+        raise OSError(f"{root} has no file whose name ends in meta_data_{split}.csv: put the authors' there, with its images")
+    classes = sorted(pd.concat([t["class"] for s in ("train", "test") if (t := _authors_csv(root, s)) is not None]).unique())
+    under = root / "images" if (root / "images").is_dir() else root
     columns = [name for name in table if str(name).startswith("label_gran_")]
     return [under / path for path in table["path"]], {
         "labels": torch.tensor([classes.index(c) for c in table["class"]]),
@@ -186,7 +185,7 @@ def metadata(folder: Path, split: str) -> Known:
     }
 
 
-def folder(folder: Path, split: str) -> Known:
+def folder(root: Path, split: str) -> Known:
     """One's own images: a folder a class, or metadata.csv or .jsonl (`file_name`, `label`, any further columns).
 
     With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on.
@@ -195,34 +194,34 @@ def folder(folder: Path, split: str) -> Known:
     WordNet have a hierarchy.
     """
     parts = {"train": ("train",), "test": ("test", "val", "validation")}
-    where = {part: next((folder / name for name in names if (folder / name).is_dir()), None) for part, names in parts.items()}
-    if all(where.values()):
-        everything = pd.concat({part: _described(path) for part, path in where.items()})
+    given = {part: next((root / name for name in names if (root / name).is_dir()), None) for part, names in parts.items()}
+    if all(given.values()):
+        everything = pd.concat({part: _described(path) for part, path in given.items()})
         mine = everything.index.get_level_values(0) == split
     else:
-        everything = _described(folder)
-        mine = everything["file_name"].isin(_split_by(folder, split, sorted(everything["file_name"]), 0.8))
+        everything = _described(root)
+        mine = everything["file_name"].isin(_split_by(root, split, sorted(everything["file_name"]), 0.8))
     names = sorted(everything["label"].astype(str).unique())
     labels = torch.tensor([names.index(str(label)) for label in everything["label"]])
-    known = {"class_names": tuple(names), **_hierarchy(names)}
-    known |= _columns(everything.drop(columns=["file_name", "label", "path"]))
+    fields = {"class_names": tuple(names), **_hierarchy(names)}
+    fields |= _columns(everything.drop(columns=["file_name", "label", "path"]))
     mine = torch.from_numpy(np.flatnonzero(mine))
-    return [everything["path"].iloc[i] for i in mine.tolist()], known | rows({"labels": labels, **known}, mine)
+    return [everything["path"].iloc[i] for i in mine.tolist()], fields | selected({"labels": labels, **fields}, mine)
 
 
-def _described(folder: Path) -> pd.DataFrame:
+def _described(root: Path) -> pd.DataFrame:
     """file_name, label, path and any further columns of a folder's images."""
-    listed = next((folder / name for name in ("metadata.csv", "metadata.jsonl") if (folder / name).exists()), None)
+    listed = next((root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).exists()), None)
     if listed is None:
-        paths = _files(folder)
+        paths = _files(root)
         if any(path.parent == folder for path in paths) or not paths:
-            raise OSError(f"{folder} needs a folder of images for each class, or a metadata.csv with file_name and label")
-        rows = [(path.relative_to(folder).as_posix(), path.relative_to(folder).parts[0], path) for path in paths]
+            raise OSError(f"{root} needs a folder of images for each class, or a metadata.csv with file_name and label")
+        rows = [(path.relative_to(root).as_posix(), path.relative_to(root).parts[0], path) for path in paths]
         return pd.DataFrame(rows, columns=["file_name", "label", "path"])
     table = pd.read_csv(listed) if listed.suffix == ".csv" else pd.read_json(listed, lines=True)
     if missing := {"file_name", "label"} - set(table):
         raise OSError(f"{listed} lacks the column {min(missing)}: it has {', '.join(map(str, table))}")
-    return table.assign(path=[folder / name for name in table["file_name"]])
+    return table.assign(path=[root / name for name in table["file_name"]])
 
 
 _TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "-1.0", "false", "no"}
@@ -265,8 +264,8 @@ def _listed(found: Sequence[tuple[Path, int]], **known) -> Known:
     return [path for path, _ in found], {"labels": torch.tensor([label for _, label in found], dtype=torch.int64), **known}
 
 
-def _authors_csv(folder: Path, split: str) -> pd.DataFrame | None:
-    path = next(iter(sorted(folder.glob(f"*meta_data_{split}.csv"))), None)
+def _authors_csv(root: Path, split: str) -> pd.DataFrame | None:
+    path = next(iter(sorted(root.glob(f"*meta_data_{split}.csv"))), None)
     if path is None:
         return None
     table = pd.read_csv(path, index_col=0)
@@ -275,9 +274,9 @@ def _authors_csv(folder: Path, split: str) -> pd.DataFrame | None:
     return table[table.index != -1]  # the last row counts the clusters
 
 
-def _split_by(folder: Path, split: str, names: Sequence[str], share: float) -> list[str]:
+def _split_by(root: Path, split: str, names: Sequence[str], share: float) -> list[str]:
     """The names in the authors' metadata of a split if they are there, else a share of them drawn once and for all."""
-    if (table := _authors_csv(folder, split)) is not None:
+    if (table := _authors_csv(root, split)) is not None:
         known = set(names)
         return [name for name in table["path"] if name in known]
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
@@ -285,17 +284,17 @@ def _split_by(folder: Path, split: str, names: Sequence[str], share: float) -> l
     return [names[i] for i in sorted(chosen)]
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+def _files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
 
 
-def _inside(folder: Path, name: str) -> Path:
-    return folder / name if (folder / name).is_dir() else folder
+def _inside(root: Path, name: str) -> Path:
+    return root / name if (root / name).is_dir() else folder
 
 
-def _need(folder: Path, *names: str) -> None:
-    if missing := [name for name in names if not (folder / name).exists()]:
-        raise OSError(f"{folder} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
+def _need(root: Path, *names: str) -> None:
+    if missing := [name for name in names if not (root / name).exists()]:
+        raise OSError(f"{root} lacks {missing[0]}" + (f" and {len(missing) - 1} more" if missing[1:] else ""))
 
 
 def _pairs(path: Path) -> dict[str, str]:
@@ -307,23 +306,43 @@ def _by_number(names: dict[str, str]) -> dict[int, str]:
     return {int(number): names[number] for number in sorted(names, key=int)}
 
 
-class Layout(NamedTuple):
-    """How a data set's folder is read, and where it comes from."""
+def selected(fields: Mapping[str, Any], indices: torch.Tensor) -> dict[str, Any]:
+    """What fields of Images, all but the pixels, say of the images at int64 indices [n]."""
+    out = {name: fields[name][indices] for name in ("labels", "attributes", "aspects") if fields.get(name) is not None}
+    if fields.get("tags") is not None:
+        out["tags"] = tuple(fields["tags"][i] for i in indices.tolist())
+    if fields.get("columns") is not None:
+        out["columns"] = {name: column[indices] for name, column in fields["columns"].items()}
+    return out
 
-    read: Callable[[Path, str], Known]
+
+class Dataset(NamedTuple):
+    """How a data set's folder is read, where it comes from, and how much it is known to hold (None: whatever there is)."""
+
+    read: Callable[[Path, str], tuple[Any, dict[str, Any]]]
     source: str
+    train: int | None = None
+    test: int | None = None
+    classes: int | None = None
+    attributes: int = 0
 
 
-LAYOUTS = {
-    "imagenet": Layout(imagenet, "train/ and val/ of ILSVRC-2012, https://image-net.org, after registration"),
-    "imagenet100": Layout(imagenet100, "train/ and val/ of ILSVRC-2012, https://image-net.org, after registration"),
-    "tinyimagenet": Layout(tinyimagenet, "tiny-imagenet-200.zip, http://cs231n.stanford.edu/tiny-imagenet-200.zip"),
-    "cub200": Layout(cub200, "CUB_200_2011.tgz, https://data.caltech.edu/records/65de6-vp158"),
-    "utzappos50k": Layout(
+_ILSVRC = "train/ and val/ of ILSVRC-2012, https://image-net.org, after registration"
+DATASETS = {
+    "imagenet": Dataset(imagenet, _ILSVRC, 1_281_167, 50_000, 1000),
+    "imagenet100": Dataset(imagenet100, _ILSVRC, 128_000, 5_000, 100),  # about 1280 images a class to train on
+    "tinyimagenet": Dataset(
+        tinyimagenet, "tiny-imagenet-200.zip, http://cs231n.stanford.edu/tiny-imagenet-200.zip", 100_000, 10_000, 200
+    ),
+    "cub200": Dataset(cub200, "CUB_200_2011.tgz, https://data.caltech.edu/records/65de6-vp158", 5_994, 5_794, 200, 312),
+    "utzappos50k": Dataset(
         utzappos50k,
         "ut-zap50k-images-square.zip and ut-zap50k-data.zip, https://vision.cs.utexas.edu/projects/finegrained/utzap50k",
+        *(35_017, 15_008, 21, 126),
     ),
-    "wider": Layout(wider, "images and annotations, http://mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html"),
-    "metadata": Layout(metadata, "the authors' …meta_data_train.csv and …meta_data_test.csv, with their images"),
-    "folder": Layout(folder, "your own images, a folder a class"),
+    "wider": Dataset(
+        wider, "images and annotations, http://mmlab.ie.cuhk.edu.hk/projects/WIDERAttribute.html", 6_871, 6_918, 30, 14
+    ),
+    "metadata": Dataset(metadata, "the authors' …meta_data_train.csv and …meta_data_test.csv, with their images"),
+    "folder": Dataset(folder, "your own images, a folder a class"),
 }

