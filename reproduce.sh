@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
 # Installs what is missing, then reproduces: ./reproduce.sh [smoke|quick|cpu|gpu|paper] [NOTEBOOK …] [-p NAME VALUE …]
-# (--dry-run: only say what that would train)
-# ./reproduce.sh test runs the tests, ./reproduce.sh lab opens the notebooks.
+#   --dry-run   only say what that would train
+#   --fresh     train everything anew, whatever was trained or committed before
+#   --check N   train N committed records, drawn at random, anew, and compare: ./reproduce.sh cpu --check 3
+# ./reproduce.sh test runs the tests; ./reproduce.sh lab opens working copies of the notebooks in Jupyter.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
+
+case "${1:-quick}" in
+    help | -h | --help) sed -n '2,6s/^# //p' "$0"; exit ;;
+esac
 
 # An active environment that has clsl is used as it is; otherwise .venv, made from the lock.
 # (-P: the checkout itself, which lies in this folder, does not count.)
@@ -39,6 +45,11 @@ export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} \
 
 case "${1:-quick}" in
     test) shift; exec "$python" -m pytest "$@" ;;
-    lab) shift; exec "$python" -m jupyterlab --notebook-dir notebooks "$@" ;;
+    lab) # Jupyter saves by itself: it gets copies in work/, so that exploring changes no experiment
+        shift
+        mkdir -p work
+        cp -n notebooks/*.ipynb work/
+        echo "reproduce.sh: these are your own copies, in work/; delete one to begin it again"
+        exec "$python" -m jupyterlab --notebook-dir . "$@" work/00_overview.ipynb ;;
     *) exec "$python" -m clsl reproduce "$@" ;;
 esac

@@ -1,15 +1,14 @@
 """Two random views of a whole batch at once, every image with parameters of its own; on the images' device.
 
 The authors' transformations: a random crop resized to the image's size, a horizontal flip, colour jitter, grayscale,
-normalisation; a blur only where it is asked for. A crop, its resize and its flip are a product of matrices, rows · image · columnsᵀ; brightness,
-contrast and saturation are an affine map of the colours. Where this differs from torchvision's per-image pipeline:
+normalisation; a blur only where it is asked for. A crop, its resize and its flip are a product of matrices,
+rows · image · columnsᵀ; brightness, contrast and saturation are an affine map of the colours. Where this differs from torchvision:
 
-- crops begin and end between pixels too, and are resampled in floating point by the triangle filter that both
-  libraries call bilinear, which may look at a pixel beyond the crop's border;
-- brightness, contrast and saturation come in this order before the hue, not in a random one, and are clipped to
-  [0, 1] once, not each on its own;
+- crops begin and end between pixels too, and are resampled in floating point by the triangle filter that both libraries call
+  bilinear, which may look at a pixel beyond the crop's border;
+- brightness, contrast and saturation come in this order before the hue, and are clipped to [0, 1] once;
 - grayscale is a saturation of 0, which leaves out what a turn of the hue would have done to the gray;
-- images from files were squeezed into squares before (images.py): crops have the shapes that they would have in the
+- images from files were squeezed into squares before (data/packing.py): crops have the shapes that they would have in the
   original, at the resolution of the square. On a CPU crops of more than 64 pixels begin and end at whole ones.
 
 The laws of all parameters and the hue's turn through HSV are torchvision's.
@@ -32,6 +31,7 @@ JITTERED = 0.8
 GRAYSCALE = 0.2
 JITTER = 0.4  # brightness, contrast and saturation change by up to this factor, the hue by a quarter of it in turns
 LUMA = (0.299, 0.587, 0.114)
+Moments = Sequence[float]  # of the pixels, one a channel
 _CHUNK = 2**17  # pixels at a time on a CPU: what stays in its cache
 _AHEAD = 2**20  # pixels whose views are made at once, in images of 32 pixels 1024
 
@@ -52,12 +52,7 @@ class Draw(NamedTuple):
 
 
 def draw(
-    n: int,
-    generator: torch.Generator,
-    aspects: torch.Tensor | None = None,
-    jitter: float = JITTER,
-    blur: float = 0.0,
-    crop: float = SCALE[0],
+    n: int, generator: torch.Generator, aspects: torch.Tensor | None = None, jitter: float = JITTER, blur: float = 0.0, crop=SCALE[0]
 ) -> Draw:
     """The parameters of n views, on the generator's device.
 
@@ -79,7 +74,7 @@ def draw(
     return Draw(start, length, torch.stack((torch.zeros_like(flip), flip)), colours, hue, sigma)
 
 
-def two_views(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], generator: torch.Generator) -> torch.Tensor:
+def two_views(images: torch.Tensor, mean: Moments, std: Moments, generator: torch.Generator) -> torch.Tensor:
     """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first."""
     twice = images.repeat(2, 1, 1, 1)
     return view(twice, mean, std, draw(len(twice), generator))
@@ -90,9 +85,9 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """One epoch in random order, in this process's share of every batch: views [2n, 3, S, S], first views first, and rows of `told`.
 
-    config: a Pretraining; told [N, …]: what is known of each of the Images. The views of several batches are made at once: for one
-    alone, starting the many small operations costs as much as they do. What is random is drawn for the whole batch, so that
-    several processes see together what one would see alone.
+    config: a Pretraining; told [N, …]: what is known of each of the Images. The views of several batches are made at once, or
+    starting the many small operations would cost as much as they do. What is random is drawn for the whole batch, so that several
+    processes see together what one would see alone.
     """
     size, steps, where = config.batch_size, len(told) // config.batch_size, told.device
     order = torch.randperm(len(told), generator=generator, device=where)[: steps * size].view(steps, size)
@@ -117,12 +112,7 @@ def _strength(config, epoch: int) -> tuple[float, float]:
 
 
 def view(
-    images: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    drawn: Draw,
-    size: int | None = None,
-    dtype: torch.dtype = torch.float32,
+    images: torch.Tensor, mean: Moments, std: Moments, drawn: Draw, size: int | None = None, dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """A view of each image: uint8 [n, 3, S, S] → dtype [n, 3, size, size], channels last; size: S if it is None.
 
@@ -168,11 +158,7 @@ def _one_by_one(images: torch.Tensor, drawn: Draw, size: int) -> torch.Tensor:
 
 
 def evaluation_view(
-    images: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    size: int | None = None,
-    aspects: torch.Tensor | None = None,
+    images: torch.Tensor, mean: Moments, std: Moments, size: int | None = None, aspects: torch.Tensor | None = None
 ) -> torch.Tensor:
     """The image itself, normalised: uint8 [N, 3, S, S] → float32 [N, 3, size, size], channels last.
 
@@ -187,7 +173,7 @@ def evaluation_view(
     return normalise_(x, mean, std).contiguous(memory_format=torch.channels_last)
 
 
-def normalise_(x: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+def normalise_(x: torch.Tensor, mean: Moments, std: Moments) -> torch.Tensor:
     """(x - mean) / std by channel, in place."""
     return x.sub_(x.new_tensor(mean)[:, None, None]).div_(x.new_tensor(std)[:, None, None])
 

@@ -37,13 +37,13 @@ class Pretraining:
     seed: int = knob(0, low=0, below=2**31)  # of the weights, the order, the views, and of clusters drawn at random
     epochs: int = knob(10, low=1)
     batch_size: int = knob(128, low=2)  # images, of each of which the loss sees two views; an incomplete last batch is left out
-    lr: float | None = knob(None, above=0, below=math.inf)  # at its highest; None: what search.py found for the method
+    lr: float | None = knob(None, above=0)  # at its highest; None: what search.py found for the method
     warmup: float = knob(0.1, low=0, high=1)  # share of the steps in which the learning rate rises from 1e-5, before a cosine
     optimizer: str = knob("sgd", choices=("sgd", "lars"))  # SGD with Nesterov's momentum, or LARS, for large batches
     momentum: float = knob(0.9, above=0, below=1)  # of SGD or LARS
-    weight_decay: float = knob(1e-4, low=0, below=math.inf)
-    temperature: float | None = knob(None, above=0, below=math.inf)  # of the loss; None: what search.py found for the method
-    base_temperature: float | None = knob(None, above=0, below=math.inf)  # 0.07 for the factor τ/0.07 left in the authors' code
+    weight_decay: float = knob(1e-4, low=0)
+    temperature: float | None = knob(None, above=0)  # of the loss; None: what search.py found for the method
+    base_temperature: float | None = knob(None, above=0)  # 0.07 for the factor τ/0.07 left in the authors' code
     projection_dim: int = knob(128, low=1)
     crop: float = knob(SCALE[0], above=0, high=1)  # the smallest share of an image's area in a view; the authors' dual head: 0.08
     jitter: float = knob(JITTER, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
@@ -115,10 +115,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     choices, (low, high, above, below) = field.metadata["choices"], field.metadata["range"]
     if choices and value not in choices:
         raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
-    if not choices and not (low <= value <= high and above < value < below):
+    if not choices and not (low <= value <= high and above < value < below and math.isfinite(value)):
         limits = {"at least": low, "at most": high, "more than": above, "less than": below}
-        said = " and ".join(f"{words} {limit:g}" for words, limit in limits.items() if math.isfinite(limit)) or "finite"
-        raise ValueError(f"{name} must be {said}, got {value}")
+        said = [f"{words} {limit:.10g}" for words, limit in limits.items() if math.isfinite(limit)]
+        raise ValueError(f"{name} must be {' and '.join(said if math.isfinite(value) else [*said, 'finite'])}, got {value}")
     return value
 
 

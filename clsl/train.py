@@ -17,18 +17,12 @@ from .data import Images
 from .methods import METHODS, Method
 
 
-def fit(
-    config: Pretraining, images: Images, checkpoint: Path, on_step: Callable[[int], None] = lambda done: None
-) -> tuple[nn.Module, list[dict[str, float]]]:
+def fit(config: Pretraining, images: Images, checkpoint: Path, on_step: Callable = lambda done: None) -> tuple[nn.Module, list]:
     """Train a configuration's method on images, on the clusters that it names.
 
-    Returns the encoder and, for each epoch, its loss, lr and seconds, and how many clusters there were, their H(Z), I(Z;T) and
-    H(Z|T) in bits. `on_step` is told the number of steps done, at first that of the checkpoint. The checkpoint is replaced after
-    every epoch; where there is one, training goes on from it to the same numbers, for an epoch's clusters, order and views depend
-    on nothing but the seed, the epoch and the weights. Processes that torchrun started share every batch; the first writes.
-
-    Raises ValueError where a batch is larger than the data set or cannot be shared, the clusters cannot be made, or the loss is
-    not finite, and OSError where the checkpoint cannot be written.
+    Returns the encoder and the history: for each epoch loss, lr, seconds, number of clusters, and H(Z), I(Z;T), H(Z|T) in bits.
+    From the checkpoint, replaced after every epoch, training goes on to the same numbers. `on_step` is told the steps done. Raises
+    ValueError where clusters cannot be made, a batch is too large or the loss not finite, OSError where the disk is full.
     """
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
@@ -41,7 +35,6 @@ def fit(
     pixels, parallel = device.Pixels(images.images, where), device.parallel(method)
     statistics = None if told is None else _statistics(told, images.labels)
     on_step(len(history) * steps)
-
     for epoch in range(len(history), config.epochs):
         start = time.perf_counter()
         method.weigh(epoch, config.epochs)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from clsl import data, runs
+from clsl import data, runs, train
 
 
 @pytest.fixture(autouse=True)
@@ -38,3 +38,10 @@ def noise() -> data.Images:
 def on_noise(monkeypatch, noise):
     """`runs` trains and tests on noise."""
     monkeypatch.setattr(runs, "_images", lambda name, split, size, image_size: noise)
+
+
+def count_trainings(monkeypatch) -> list:
+    """The configurations trained from now on."""
+    trained, fit = [], train.fit
+    monkeypatch.setattr(train, "fit", lambda config, *rest: trained.append(config) or fit(config, *rest))
+    return trained

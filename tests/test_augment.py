@@ -1,8 +1,12 @@
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
 
-from clsl import augment
+from clsl import augment, device
+from clsl.config import Pretraining
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
 
@@ -106,9 +110,11 @@ def test_laws_of_the_parameters():
     assert 0.75 - 1e-4 <= ratio.min() and ratio.max() <= 4 / 3 + 1e-4
 
 
-def test_stronger_colours_and_blur():
+def test_stronger_colours_smaller_crops_and_blur():
     drawn = augment.draw(50_000, torch.Generator().manual_seed(0), jitter=0.8, blur=0.5)
     assert 1.79 < drawn.colours[0].max() <= 1.8 and 0.19 < drawn.hue.max() <= 0.2
+    area = augment.draw(50_000, torch.Generator().manual_seed(0), crop=0.08).length.prod(0)
+    assert 0.08 - 1e-4 <= area.min() < 0.09 and area.max() <= 1
     blurred = drawn.blur > 0.01
     assert blurred.float().mean() == pytest.approx(0.5, abs=0.01)
     assert 0.1 <= drawn.blur[blurred].min() < 0.11 and 1.99 < drawn.blur[blurred].max() <= 2
@@ -175,3 +181,25 @@ def test_evaluation_view(batch):
     v = augment.evaluation_view(batch, MEAN, STD)
     expected = (batch / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     assert torch.allclose(v, expected) and v.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_batches_are_images_of_their_own_and_what_is_told_of_them(noise):
+    """An image is one gray, its index; of both views, the first of all images first."""
+    grays = np.broadcast_to(2 * np.arange(96, dtype=np.uint8)[:, None, None, None], (96, 32, 32, 3)).copy()
+    images, pixels = dataclasses.replace(noise, images=grays), device.Pixels(grays, torch.device("cpu"))
+    config, seen = Pretraining(batch_size=40, jitter=0.0), []
+    for told in (torch.arange(96), torch.arange(96)[:, None].expand(-1, 3)):
+        batches = list(augment.batches(config, 0, pixels, told, images, torch.Generator().manual_seed(1)))
+        assert [len(views) for views, _ in batches] == [80, 80]
+        for views, z in batches:
+            gray = (views.float().mean((1, 2, 3)) * 0.25 + 0.5) * 255 / 2
+            assert torch.equal(gray.round().long(), z.view(40, -1)[:, 0].repeat(2))
+        seen.append(torch.cat([z.view(40, -1)[:, 0] for _, z in batches]))
+    assert len(seen[0].unique()) == 80 and torch.equal(*seen)
+
+
+def test_views_may_be_gentler_during_the_warm_up():
+    authors = dict(crop=0.08, jitter=0.8, warmup_crop=0.2, warmup_jitter=0.4)
+    config = Pretraining(epochs=10, warmup=0.2, **authors)
+    assert [augment._strength(config, epoch) for epoch in range(10)] == [(0.2, 0.4)] * 2 + [(0.08, 0.8)] * 8
+    assert augment._strength(Pretraining(warmup=1.0), 0) == (augment.SCALE[0], augment.JITTER)

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from clsl import claims, figures
+from clsl.lab import claims, figures
 
 
 def verdict(a, b):
@@ -12,7 +12,7 @@ def test_verdicts():
     assert verdict([60, 61, 62], [50, 51, 52.5])["verdict"] == "holds"
     assert verdict([50, 51, 52.5], [60, 61, 62])["verdict"] == "contradicted"
     assert verdict([50, 60, 55], [55, 55, 55])["verdict"] == "inconclusive"
-    assert verdict([60], [50])["verdict"] == "inconclusive"  # one seed has no error
+    assert verdict([60], [50])["verdict"] == "one seed"  # which has no error
 
 
 def test_the_numbers_are_paired_by_seed():
@@ -33,14 +33,16 @@ def test_what_cannot_be_judged():
 
 def test_by_seed():
     table = pd.DataFrame({"method": ["a", "a", "b"], "clusters": ["x", "y", "x"], "seed": [0, 0, 0], "top1": [1.0, 2, 3]})
-    assert claims.by_seed(table, "a", "y") == {0: 2.0} and claims.by_seed(table, "b") == {0: 3.0}
-    with pytest.raises(ValueError, match="a on any clusters has several runs a seed"):
-        claims.by_seed(table, "a")
+    assert claims.by_seed(table[1:2]) == {0: 2.0} and claims.by_seed(table[2:], "top1") == {0: 3.0}
+    with pytest.raises(ValueError, match="one run a seed, and this selection has a on x, a on y: name the clusters"):
+        claims.by_seed(table[:2])
+    with pytest.raises(ValueError, match="this selection has no runs"):
+        claims.by_seed(table[:0])
 
 
 def test_counted():
     rows = pd.DataFrame([verdict([60, 61], [50, 51.5]), verdict([60, 61], [50, 51.5]), verdict([1], [2])])
-    assert claims.counted(rows).to_dict() == {"A1": "holds 2, inconclusive 1"}
+    assert claims.counted(rows).to_dict() == {"A1": "holds 2, one seed 1"}
 
 
 def test_record_replaces_only_its_own_experiment():

@@ -64,16 +64,29 @@ def test_what_cannot_be_clustered(cifar10, noise):
         clusters.vectors("wordnet:level=40", cifar10)
     with pytest.raises(ValueError, match="class names that WordNet knows"):
         clusters.make("annotators:k=3,noise=10", noise)
-    with pytest.raises(ValueError, match="need annotated images, and these have no attributes"):
+    with pytest.raises(ValueError, match="attributes need annotated images, and these images have none"):
         clusters.make("attributes:k=3", cifar10)
     with pytest.raises(ValueError, match="k must be between 1 and the number of images, 512, got 513"):
         clusters.make("kmeans:k=513", cifar10)
+    with pytest.raises(ValueError, match="kmeans:k=5 has no clusters yet: a training makes them"):
+        clusters.make("kmeans:k=5", cifar10)
     with pytest.raises(ValueError, match="unknown clusters 'kmeans:k=5': choose from wordnet"):
         clusters.vectors("kmeans:k=5", cifar10)
     with pytest.raises(ValueError, match="at least one image"):
         clusters.from_instances(0)
     with pytest.raises(ValueError, match="1-D integer"):
         clusters.from_labels(torch.tensor([0.5]))
+
+
+def test_how_many_clusters_k_means_is_to_make(noise):
+    assert clusters.kmeans_k("kmeans:k=96", noise) == 96
+    assert clusters.kmeans_k("labels", noise) is clusters.kmeans_k("column:kmeans", noise) is None
+    for k in (0, 97):
+        with pytest.raises(ValueError, match=f"k must be between 1 and the number of images, 96, got {k}"):
+            clusters.kmeans_k(f"kmeans:k={k}", noise)
+    for spec in ("kmeans", "kmeans:k=x", "kmeans:k=5,level=2"):
+        with pytest.raises(ValueError, match=f"clusters '{spec}' have a wrong, missing or extra option"):
+            clusters.kmeans_k(spec, noise)
 
 
 def test_no_auxiliary_information_is_none():
@@ -114,17 +127,17 @@ def test_attributes_that_make_no_clusters(attributes, k, message):
 
 
 def test_annotators(cifar10):
-    perfect = data.annotated(cifar10, 0, seed=0)
+    perfect = clusters.annotated(cifar10, 0, seed=0)
     assert perfect.attributes.shape == (512, len(perfect.attribute_names)) and "animal" in perfect.attribute_names
     animal = perfect.attributes[:, perfect.attribute_names.index("animal")]
     assert {cifar10.class_names[t] for t in cifar10.labels[animal].unique()} == {"bird", "cat", "deer", "dog", "frog", "horse"}
     assert conditional_entropy(clusters.from_attributes(perfect.attributes, 8), given=cifar10.labels) < 1e-9
-    seen = data.annotated(cifar10, 0.1, seed=1)
+    seen = clusters.annotated(cifar10, 0.1, seed=1)
     assert (seen.attributes != perfect.attributes).float().mean() == pytest.approx(0.1, abs=0.01)
-    assert (seen.attributes == data.annotated(cifar10, 0.1, seed=1).attributes).all()
-    assert (seen.attributes != data.annotated(cifar10, 0.1, seed=2).attributes).any()
+    assert (seen.attributes == clusters.annotated(cifar10, 0.1, seed=1).attributes).all()
+    assert (seen.attributes != clusters.annotated(cifar10, 0.1, seed=2).attributes).any()
     with pytest.raises(ValueError, match="noise must be between 0 and 0.5, got 0.6"):
-        data.annotated(cifar10, 0.6, seed=0)
+        clusters.annotated(cifar10, 0.6, seed=0)
 
 
 def test_vectors_know_what_the_clusters_know(cifar10):

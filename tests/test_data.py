@@ -16,7 +16,8 @@ import pytest
 import torch
 import torchvision
 
-from clsl import cifar, data, downloads
+from clsl import data
+from clsl.data import cifar, downloads
 
 
 @pytest.mark.parametrize("split, n", [("train", 50_000), ("test", 10_000)])
@@ -62,13 +63,28 @@ def test_unknown_names(arguments, message):
         data.load(*arguments)
 
 
+def test_found_without_fetching(monkeypatch, tmp_path):
+    assert data.found("cifar10")
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    assert not any(data.found(name) for name in ("cifar10", "cub200", "folder:/nowhere"))
+    with pytest.raises(ValueError, match="unknown data set '/my/photos'.*; folder:/my/photos if it is a folder of your own"):
+        data.found("/my/photos")
+    assert not list(tmp_path.iterdir())
+
+
+def test_read_gives_pixels_and_fields():
+    images, known = data.read("cifar10", "test")
+    assert images.shape == (10_000, 32, 32, 3) and data.DATASETS["cifar10"].test == len(known["labels"]) == 10_000
+    assert known.keys() >= {"labels", "class_names", "mean", "std", "synsets"}
+
+
 def _left(folder):
     return [path.name for path in folder.iterdir() if not path.name.endswith(".lock")]
 
 
 def _archive(path, images_of, labels_of):
     """An archive of the official layout, with file names, from the images of the cache."""
-    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+    with tarfile.open(path, "w:gz", compresslevel=0) as archive:
         for i, name in enumerate(
             ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]
         ):

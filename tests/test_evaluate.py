@@ -13,15 +13,20 @@ def blobs(n, spread, seed):
 
 def test_probe_and_neighbours_find_what_is_there():
     (a, t), (b, t_test) = blobs(400, 0.3, 0), blobs(400, 0.3, 1)
-    assert evaluate.lbfgs_probe(a, t, b, t_test) == 100
-    assert evaluate.knn(a, t, b, t_test) == 100
+    for predicted in (evaluate.lbfgs_probe(a, t, b), evaluate.knn(a, t, b)):
+        assert predicted.dtype == torch.int64 and torch.equal(predicted, t_test)
+
+
+def test_accuracy_is_a_percentage():
+    assert evaluate.accuracy(torch.tensor([0, 1, 2, 2]), torch.tensor([0, 1, 2, 3])) == 75
+    assert evaluate.accuracy(torch.arange(3), torch.arange(3)) == 100
 
 
 def test_chance_where_there_is_nothing():
     (a, _), (b, _) = blobs(2000, 0.3, 0), blobs(2000, 0.3, 1)
     t, t_test = torch.randint(0, 4, (2, 2000), generator=torch.Generator().manual_seed(0))
-    assert evaluate.lbfgs_probe(a, t, b, t_test) == pytest.approx(25, abs=5)
-    assert evaluate.knn(a, t, b, t_test) == pytest.approx(25, abs=5)
+    assert evaluate.accuracy(evaluate.lbfgs_probe(a, t, b), t_test) == pytest.approx(25, abs=5)
+    assert evaluate.accuracy(evaluate.knn(a, t, b), t_test) == pytest.approx(25, abs=5)
 
 
 def test_lbfgs_reaches_the_minimum():
@@ -40,15 +45,15 @@ def test_lbfgs_reaches_the_minimum():
 
 
 def test_an_offset_and_a_scale_of_the_features_do_not_matter():
-    (a, t), (b, t_test) = blobs(300, 1.0, 0), blobs(300, 1.0, 1)
+    (a, t), (b, _) = blobs(300, 1.0, 0), blobs(300, 1.0, 1)
     scale = torch.tensor([1.0, 10, 100, 1000])
-    assert evaluate.lbfgs_probe(a, t, b, t_test) == evaluate.lbfgs_probe(a * scale + 5, t, b * scale + 5, t_test)
+    assert torch.equal(evaluate.lbfgs_probe(a, t, b), evaluate.lbfgs_probe(a * scale + 5, t, b * scale + 5))
 
 
 def test_knn_votes_by_weight():
     train = torch.tensor([[1.0, 0], [0.0, 1], [0.0, 1], [0.0, 1]])
     t = torch.tensor([0, 1, 1, 1])
-    assert evaluate.knn(train, t, torch.tensor([[2.0, 0.1]]), torch.tensor([0])) == 100  # one near outvotes three far
+    assert evaluate.knn(train, t, torch.tensor([[2.0, 0.1]])) == 0  # one near outvotes three far
 
 
 def test_sgd_probe_learns(cifar10):
@@ -56,7 +61,19 @@ def test_sgd_probe_learns(cifar10):
     encoder = encoders.build("tiny")
     protocol = evaluate.PROBES["sgd"]._replace(epochs=20)
     learned = evaluate.sgd_probe(encoder, cifar10, cifar10, protocol, seed=0)
-    assert learned > 14 and learned == evaluate.sgd_probe(encoder, cifar10, cifar10, protocol, seed=0)
+    assert evaluate.accuracy(learned, cifar10.labels.to(learned.device)) > 14
+
+
+@pytest.mark.parametrize("probe", ["lbfgs", "sgd"])
+def test_the_predicted_classes_are_those_of_the_score(probe, noise, monkeypatch):
+    """And the same a second time."""
+    monkeypatch.setitem(evaluate.PROBES, "sgd", evaluate.PROBES["sgd"]._replace(epochs=2))
+    encoder = encoders.build("tiny")
+    scores, predicted = evaluate.evaluate(encoder, noise, noise, probe, 0)
+    assert list(scores) == ["top1", "knn"] and predicted.shape == (96,) and predicted.device.type == "cpu"
+    assert scores["top1"] == evaluate.accuracy(predicted, noise.labels)
+    again, same = evaluate.evaluate(encoder, noise, noise, probe, 0)
+    assert again == scores and torch.equal(same, predicted)
 
 
 def test_nan_features_are_named(noise):

@@ -18,8 +18,10 @@ import torch
 import torchvision
 from PIL import Image
 
-from clsl import ROOT, clusters, data, downloads, images, information, layouts, runs, sheet, wordnet
-from clsl.train import Pretraining
+from clsl import ROOT, clusters, data, information, runs, wordnet
+from clsl.config import Pretraining
+from clsl.data import downloads, layouts, packing
+from clsl.lab import sheet
 
 OFFICIAL = ROOT.parent / "shared" / "data" / "official"
 
@@ -171,6 +173,15 @@ def test_cub_attributes_and_split(tmp_path):
     assert train.labels.tolist() == [i % 4 for i in range(16)]
 
 
+@pytest.mark.parametrize("name, inner", [("cub200", "CUB_200_2011"), ("tinyimagenet", "tiny-imagenet-200")])
+def test_the_unpacked_folder_may_be_named_itself(name, inner, tmp_path):
+    MAKERS[name](tmp_path)
+    for split in ("train", "test"):
+        (outer, known), (paths, fields) = (data.read(f"{name}:{path}", split) for path in (tmp_path, tmp_path / inner))
+        assert outer == paths and torch.equal(known["labels"], fields["labels"])
+        assert known["class_names"] == fields["class_names"]
+
+
 def test_zappos_leaves_the_label_out_of_the_attributes(tmp_path):
     utzappos50k(tmp_path)
     train, test = (data.load(f"utzappos50k:{tmp_path}", split) for split in ("train", "test"))
@@ -196,7 +207,7 @@ def test_wider_gives_an_image_what_any_of_its_people_has(tmp_path):
 def test_the_classes_of_a_whole_imagenet_are_its_folders(tmp_path):
     imagenet100(tmp_path, flat="kaggle")
     (tmp_path / "train" / "n00000001").rename(tmp_path / "train" / "n02085620")  # chihuahua, not among the hundred
-    train, test = (data.listed(f"imagenet:{tmp_path}", split) for split in ("train", "test"))
+    train, test = (data.read(f"imagenet:{tmp_path}", split) for split in ("train", "test"))
     assert len(train[1]["class_names"]) == 101 and "Chihuahua" in train[1]["class_names"]
     assert len(train[0]) == 202 and len(test[0]) == 101 and train[1]["class_names"] == test[1]["class_names"]
 
@@ -218,7 +229,7 @@ def test_imagenets_validation_images(flat, tmp_path):
 @pytest.mark.skipif(not OFFICIAL.exists(), reason="the authors' files are not beside this checkout")
 def test_the_authors_metadata(tmp_path):
     os.symlink(OFFICIAL / "cub_meta_data_train.csv", tmp_path / "cub_meta_data_train.csv")
-    paths, known = data.listed(f"metadata:{tmp_path}", "train")
+    paths, known = data.read(f"metadata:{tmp_path}", "train")
     stats = pd.read_csv(OFFICIAL / "cub_meta_data_train_stats.csv", index_col=0)
     assert len(paths) == len(known["labels"]) == 5994 and len(known["class_names"]) == 200
     assert set(stats.index) == {"class", "instance_id", *known["columns"]}
@@ -246,7 +257,7 @@ def test_a_folder_described_by_a_table(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / "metadata.csv", index=False)
     train = data.load(f"folder:{tmp_path}", "train")
     assert len(train) == 16 and train.attribute_names == ("indoors", "sharp", "sex=male") and train.synsets is None
-    files = data.listed(f"folder:{tmp_path}", "train")[0]
+    files = data.read(f"folder:{tmp_path}", "train")[0]
     i = [int(path.stem) for path in files]
     assert train.attributes.tolist() == [[j % 2 == 0, j % 3 == 0, j % 3 == 0] for j in i]
     assert train.tags == tuple(rows[j]["noun"] for j in i) and set(train.columns) == {"noun", "year"}
@@ -295,9 +306,9 @@ def test_odd_files_become_rgb(tmp_path):
     colour.quantize(64).save(tmp_path / "palette.gif")
     expected = np.asarray(colour.resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
     for name in ("cmyk.jpg", "alpha.png", "palette.gif"):
-        pixels, aspect = images.decode(tmp_path / name, 32)
+        pixels, aspect = packing.decode(tmp_path / name, 32)
         assert np.abs(pixels - expected).mean() < 8 and aspect == pytest.approx(1.5)
-    one, sixteen = (images.decode(tmp_path / f"{name}.png", 32)[0].astype(int) for name in ("one", "sixteen"))
+    one, sixteen = (packing.decode(tmp_path / f"{name}.png", 32)[0].astype(int) for name in ("one", "sixteen"))
     assert np.abs(one - sixteen).max() <= 1 and one.max() > 250 and (one[..., 0] == one[..., 2]).all()
 
 
@@ -307,7 +318,7 @@ def test_a_photograph_on_its_side_is_turned(tmp_path):
     half = np.zeros((40, 60, 3), np.uint8)
     half[:, :30] = 255
     Image.fromarray(half).save(tmp_path / "turned.jpg", exif=exif)
-    pixels, aspect = images.decode(tmp_path / "turned.jpg", 32)
+    pixels, aspect = packing.decode(tmp_path / "turned.jpg", 32)
     assert aspect == pytest.approx(2 / 3) and pixels[:10].mean() > 240 and pixels[-10:].mean() < 15
 
 
@@ -336,8 +347,8 @@ def test_too_many_that_cannot_be_read(tmp_path):
 
 def test_packed_once_and_again_when_a_file_has_changed(tmp_path, monkeypatch):
     folder(tmp_path)
-    decoded, decode = [], images.decode
-    monkeypatch.setattr(images, "decode", lambda path, side: decoded.append(path) or decode(path, side))
+    decoded, decode = [], packing.decode
+    monkeypatch.setattr(packing, "decode", lambda path, side: decoded.append(path) or decode(path, side))
     first = data.load(f"folder:{tmp_path}", "train")
     assert len(decoded) == 24 and isinstance(first.images, np.memmap)
     assert (data.load(f"folder:{tmp_path}", "train").images == first.images).all() and len(decoded) == 24
@@ -349,7 +360,7 @@ def test_packed_once_and_again_when_a_file_has_changed(tmp_path, monkeypatch):
 
 def test_a_disk_too_small(tmp_path, monkeypatch):
     folder(tmp_path)
-    monkeypatch.setattr(images.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e5}))
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1e5}))
     with pytest.raises(OSError, match="folder-train needs 0.0 GB in .*, which has 0.0: set CLSL_DATA to a larger disk"):
         data.load(f"folder:{tmp_path}", "train")
 
@@ -397,7 +408,7 @@ def cifar100(folder, monkeypatch):
 
 
 def test_cifar100(tmp_path, monkeypatch):
-    contents = cifar100(downloads.folder(), monkeypatch)
+    contents = cifar100(downloads.cache(), monkeypatch)
     train, test = data.load("cifar100", "train"), data.load("cifar100", "test")
     assert (len(train), len(test)) == (300, 100) and train.class_names[3] == "maple tree"
     assert train.images[5, 2, 7].tolist() == contents["train"]["data"][5].reshape(3, 32, 32)[:, 2, 7].tolist()
@@ -415,35 +426,19 @@ def test_a_cifar100_that_cannot_be_fetched(monkeypatch):
         data.load("cifar100", "train")
 
 
-SHORT = [
-    "-p",
-    "epochs",
-    "1",
-    "-p",
-    "batch_size",
-    "8",
-    "-p",
-    "train_size",
-    "0",
-    "-p",
-    "test_size",
-    "0",
-    "-p",
-    "image_size",
-    "32",
-]
-TREE = ["03", "-p", "levels", "[5]", "-p", "other_levels", "[5]", "-p", "lengths", "[1]", "-p", "length_level", "5"]
-TICKS = ["02", "-p", "ks", "[2]", "-p", "other_ks", "[2]", "-p", "noise_k", "2"]
-FAMILIES = ["06", "-p", "merges", "[1]", "-p", "depths", "[2]", "-p", "shuffled_classes", "[2]"]
+SHORT = "-p epochs 1 -p batch_size 8 -p train_size null -p test_size null -p image_size 32".split()
+TREE = "03 -p levels [5] -p other_levels [5] -p lengths [1] -p length_level 5".split()
+SHALLOW = "03 -p levels [4] -p other_levels [4] -p lengths [1] -p length_level 4".split()
+TICKS = "04 -p ks [2] -p other_ks [2] -p noise_k 2".split()
 NOTEBOOK = {
     "cifar100": TREE,
     "imagenet100": TREE,
-    "tinyimagenet": [*TREE[:-1], "4", "-p", "levels", "[4]", "-p", "other_levels", "[4]"],
+    "tinyimagenet": SHALLOW,
     "cub200": TICKS,
     "utzappos50k": TICKS,
     "wider": TICKS,
-    "metadata": [*FAMILIES, "-p", "other_clusters", "[column:label_gran_7]"],
-    "folder": ["04", "-p", "clusters_k", "4", "-p", "other_clusters_k", "[2]"],
+    "metadata": "07 -p merges [1] -p depths [2] -p shuffled_classes [2] -p other_clusters [column:label_gran_7]".split(),
+    "folder": "05 -p clusters_k 4 -p other_clusters_k [2]".split(),
 }
 
 
@@ -453,7 +448,7 @@ def reproduced(tmp_path_factory):
     root = tmp_path_factory.mktemp("reproduced")
     (root / "cache").mkdir()
     wordnet.synset("cat")
-    if (usual := downloads.folder() / "nltk_data").exists():
+    if (usual := downloads.cache() / "nltk_data").exists():
         os.symlink(usual, root / "cache" / "nltk_data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CLSL_DATA", str(root / "cache"))
@@ -486,18 +481,7 @@ def test_each_layout_ends_in_the_table_through_its_notebook(name, reproduced):
 
 def test_a_notebook_whose_information_is_lacking_is_one_line(tmp_path):
     metadata(tmp_path / "birds")
-    command = [
-        sys.executable,
-        "-m",
-        "clsl",
-        "reproduce",
-        "smoke",
-        "03",
-        "-p",
-        "dataset",
-        f"metadata:{tmp_path / 'birds'}",
-        *SHORT,
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "clsl", "reproduce", "smoke", "03", "-p", "dataset", f"metadata:{tmp_path / 'birds'}"]
+    done = subprocess.run([*command, *SHORT], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "these images have none" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "runs").exists() and "Traceback" not in done.stderr

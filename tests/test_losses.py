@@ -162,6 +162,7 @@ def test_nothing_quadratic_is_kept_for_backward():
         (lambda u, v, z: (u.long(), v.long(), z), "floating"),
         (lambda u, v, z: (u, v, z[:-1]), "z must hold 5 integer cluster ids, got torch.int64 of shape .4,."),
         (lambda u, v, z: (u, v, z.float()), "z must hold 5 integer cluster ids, got torch.float32"),
+        (lambda u, v, z: (u, v, z[:, None]), "z must hold 5 integer cluster ids, got torch.int64 of shape .5, 1."),
         (lambda u, v, z: (u, v, z > 1), "z must hold 5 integer cluster ids, got torch.bool"),
         (lambda u, v, z: (u * torch.nan, v, z), "NaN or infinity"),
         (lambda u, v, z: (u, v / 0, z), "NaN or infinity"),

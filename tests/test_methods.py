@@ -1,9 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from clsl import clusters, encoders, methods, train
-from clsl.train import Pretraining
+from clsl import encoders, methods, train
+from clsl.config import SETTINGS, Pretraining
+from clsl.losses import cl_infonce
 
 
 def build(name, size=8, **fields):
@@ -19,8 +21,8 @@ def views(noise):
 
 
 def test_settings_are_there_for_every_method():
-    assert set(methods.SETTINGS) == set(methods.METHODS) and methods.SETTINGS["byol+progressive"] == methods.SETTINGS["byol"]
-    assert all(set(settings) == {"lr", "temperature"} for settings in methods.SETTINGS.values())
+    assert set(SETTINGS) == set(methods.METHODS) and SETTINGS["byol+progressive"] == SETTINGS["byol"]
+    assert all(set(settings) == {"lr", "temperature"} for settings in SETTINGS.values())
 
 
 def test_moco_is_he_et_als_algorithm(views):
@@ -48,9 +50,11 @@ def test_pcl_prototypes_and_concentrations():
     pcl = build("pcl", temperature=0.2)
     p = F.normalize(torch.randn(60, 128, generator=torch.Generator().manual_seed(0)), dim=1)
     z = torch.cat([torch.arange(50) % 4, torch.full((9,), 4), torch.tensor([5])])
-    pcl.regroup(p, z, progress=0.05)
+    pcl.weigh(1, 20)
+    pcl.regroup(p, z)
     assert pcl.prototypes is None  # too early
-    pcl.regroup(p, z, progress=0.5)
+    pcl.weigh(2, 20)
+    pcl.regroup(p, z)
     phi = []
     for k in range(5):
         mine = p[z == k]
@@ -65,7 +69,7 @@ def test_pcl_prototypes_and_concentrations():
 def test_pcl_is_moco_and_the_prototypes(views):
     moco, pcl = build("moco", temperature=0.2), build("pcl", temperature=0.2)
     z = torch.arange(32) % 4
-    pcl.regroup(F.normalize(torch.randn(32, 128), dim=1), z, progress=0.5)
+    pcl.regroup(F.normalize(torch.randn(32, 128), dim=1), z)
     similarity = F.normalize(pcl.head(pcl.encoder(views[:32])), dim=1) @ pcl.prototypes.T
     expected = moco(views, z) + F.cross_entropy(similarity / pcl.concentration, z)
     assert pcl(views, z).item() == pytest.approx(expected.item(), abs=1e-4)
@@ -73,7 +77,7 @@ def test_pcl_is_moco_and_the_prototypes(views):
 
 def test_pcl_where_every_image_is_its_own_prototype():
     pcl = build("pcl", temperature=0.2)
-    pcl.regroup(F.normalize(torch.randn(20, 128), dim=1), torch.arange(20), progress=0.5)
+    pcl.regroup(F.normalize(torch.randn(20, 128), dim=1), torch.arange(20))
     assert torch.allclose(pcl.concentration, torch.tensor(0.2))
 
 
@@ -86,14 +90,24 @@ def test_the_dual_head_is_the_sum_of_its_halves(views):
 
 
 def test_the_dual_head_warms_up(views):
-    method, z = build("dual_head", temperature=0.2), torch.arange(32) % 4
-    method.regroup(None, z, progress=0)
+    """InfoNCE alone during config.warmup, to the nearest epoch; the cluster head alone has nothing else to learn by."""
+    z = torch.arange(32) % 4
+    for name, weights in (("dual_head", [0, 0, 0, 1, 1]), ("cluster_head", [1] * 5)):
+        method = build(name, warmup=0.6)
+        assert [method.weigh(epoch, 5) or method.weight for epoch in range(5)] == weights
+    method = build("dual_head", temperature=0.2, warmup=0.2)
+    method.weigh(0, 5)
     early = method(views, z)
-    method.regroup(None, z, progress=0.5)
-    assert (
-        early.item() == pytest.approx(build("instance_head", temperature=0.2)(views, z).item(), abs=1e-5)
-        and method(views, z) > early
-    )
+    assert early.item() == pytest.approx(build("instance_head", temperature=0.2)(views, z).item(), abs=1e-5)
+    method.weigh(1, 5)
+    assert method(views, z) > early
+
+
+def test_heads_of_three_layers_end_as_their_authors_have_them():
+    for head in (build("dual_head").head, build("dual_head").cluster_head):
+        assert sum(isinstance(layer, nn.BatchNorm1d) for layer in head) == 2 and isinstance(head[-1], nn.Linear)
+    head = methods.BarlowTwins(encoders.build("tiny"), 8, Pretraining(method="barlow_twins")).head
+    assert sum(isinstance(layer, nn.BatchNorm1d) for layer in head) == 3 and isinstance(head[-1], nn.BatchNorm1d)
 
 
 def test_cmc_both_ways(views):
@@ -117,7 +131,7 @@ def test_attribute_prediction(views):
 
 def test_clusters_are_made_anew_before_every_epoch(noise, tmp_path):
     config = Pretraining(method="cl_infonce", clusters="kmeans:k=8", epochs=3, batch_size=32)
-    _, history = train.fit(config, noise, clusters.make(config.clusters, noise), tmp_path / "checkpoint.pt")
+    _, history = train.fit(config, noise, tmp_path / "checkpoint.pt")
     assert [row["num_clusters"] for row in history] == [8, 8, 8]
     assert len({row["h_z"] for row in history}) == 3  # other clusters each time
     assert all(0 <= row["i_zt"] <= row["h_z"] for row in history)
@@ -127,17 +141,18 @@ def test_cross_entropy_begins_again_with_new_clusters():
     """The layer and what the optimiser remembers of it."""
     method = build("cross_entropy")
     assert method.head.weight.abs().sum() > 0
-    begun_again = method.regroup(None, None, 0.5)
+    begun_again = method.regroup(None, None)
     assert method.head.weight.abs().sum() == 0 and set(begun_again) == set(method.head.parameters())
 
 
 def test_the_optimiser_forgets_what_begins_again(noise, tmp_path):
     config = Pretraining(method="cross_entropy", clusters="kmeans:k=8", epochs=1, batch_size=32)
-    method, optimizer = train._initial(config, 8, torch.device("cpu"))
+    method, optimizer = train.begin(config, 8, torch.device("cpu"))
     method(torch.randn(8, 3, 32, 32), torch.arange(4)).backward()
     optimizer.step()
     assert optimizer.state[method.head.weight]["momentum_buffer"].abs().sum() > 0
-    train._grouped(config, method, optimizer, noise, clusters.make(config.clusters, noise), epoch=1)
+    z = train.cluster(config, method, optimizer, noise, 8, epoch=1)
+    assert z.shape == (96,) and z.unique().tolist() == list(range(8))
     assert optimizer.state[method.head.weight]["momentum_buffer"].abs().sum() == 0
     assert optimizer.state[next(method.encoder.parameters())]["momentum_buffer"].abs().sum() > 0
 
@@ -153,11 +168,10 @@ def given(method, **fields):
 def test_progressive_with_a_weight_of_nothing_is_its_objective(objective, noise, tmp_path):
     """Bit for bit, whatever the pseudo-labels."""
     plain = given(objective, epochs=3)
-    encoder, history = train.fit(plain, noise, clusters.make("instances", noise), tmp_path / "plain.pt")
-    z = clusters.make("kmeans:k=4", noise)
+    encoder, history = train.fit(plain, noise, tmp_path / "plain.pt")
     for form in ("cl_infonce", "cross_entropy"):
         config = given(f"{objective}+progressive", clusters="kmeans:k=4", epochs=3, pseudo_weight=0.0, pseudo_loss=form)
-        progressive, rows = train.fit(config, noise, z, tmp_path / f"{form}.pt")
+        progressive, rows = train.fit(config, noise, tmp_path / f"{form}.pt")
         assert [row["loss"] for row in rows] == [row["loss"] for row in history]
         assert all(torch.equal(a, b) for a, b in zip(encoder.state_dict().values(), progressive.state_dict().values()))
 
@@ -171,11 +185,11 @@ def test_progressive_adds_the_pseudo_labels_of_both_views(views):
         p = method.objective.head(method.encoder(views))
         u, v = p.chunk(2)
         if form == "cl_infonce":
-            pseudo = 2 * methods.cl_infonce(u, v, z, 0.3)
+            pseudo = 2 * cl_infonce(u, v, z, 0.3)
         else:
             pseudo = sum(F.cross_entropy(method.layer(each), z) for each in (u, v))
         method.alpha = 0.1
-        expected = methods.cl_infonce(u, v, torch.arange(32), 0.3) + 0.1 * pseudo
+        expected = cl_infonce(u, v, torch.arange(32), 0.3) + 0.1 * pseudo
         assert method(views, z).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
@@ -185,9 +199,9 @@ def test_the_weight_rises_and_the_clusters_are_refreshed(rise, refresh):
     """Of 20 epochs the first two are the objective's alone; a step is two, whether labels are made anew or never."""
     config = given("simclr+progressive", clusters="kmeans:k=4", pseudo_rise=rise, refresh=refresh)
     method = methods.METHODS["simclr+progressive"].module(encoders.build("tiny"), 4, config)
-    told = [(method.begin(epoch, 20), method.alpha) for epoch in range(20)]
-    assert [epoch for epoch, (anew, _) in enumerate(told) if anew] == ([0, 2, 7, 12, 17] if refresh < 1 else [0, 2])
-    alphas = [alpha for _, alpha in told]
+    anew = [epoch for epoch in range(20) if method.clusters_anew(epoch, 20)]
+    assert anew == ([0, 2, 7, 12, 17] if refresh < 1 else [0, 2])
+    alphas = [method.weigh(epoch, 20) or method.alpha for epoch in range(20)]
     assert alphas[:2] == [0, 0] and alphas[19] == pytest.approx(0.1) and alphas == sorted(alphas)
     assert alphas[2] == pytest.approx(0.1 if rise == "constant" else 1e-5)
     assert len(set(alphas[2:])) == {"steps": 9, "linear": 18, "constant": 1}[rise]
@@ -200,15 +214,14 @@ def test_progressive_goes_on_with_its_clusters(method, form, noise, tmp_path):
     """Killed between two clusterings, it goes on bit for bit, with the clusters that it had."""
     fields = dict(clusters="kmeans:k=4", epochs=8, refresh=0.5, batch_size=32, pseudo_rise="linear", pseudo_loss=form)
     config = given(f"{method}+progressive", **fields)
-    z = clusters.make("kmeans:k=4", noise)
 
     def kill(done):
-        if done == 3:
+        if done == 3 * (96 // 32) + 1:  # of the fourth epoch
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train.fit(config, noise, z, tmp_path / "killed.pt", kill)
-    rows = [train.fit(config, noise, z, tmp_path / f"{name}.pt")[1] for name in ("killed", "whole")]
+        train.fit(config, noise, tmp_path / "killed.pt", kill)
+    rows = [train.fit(config, noise, tmp_path / f"{name}.pt")[1] for name in ("killed", "whole")]
     assert [row["loss"] for row in rows[0]] == [row["loss"] for row in rows[1]]
     assert len({row["i_zt"] for row in rows[0]}) == 3  # at the start, after the warm-up, and once more
 

@@ -1,14 +1,14 @@
+import ast
 import json
 import re
-import subprocess
 import tomllib
 
 import pandas as pd
-import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from clsl import ROOT, provenance, report
+from clsl import ROOT, config
+from clsl.lab import records, report
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -22,7 +22,7 @@ def pinned() -> dict[str, set[str]]:
 
 
 def test_the_lock_has_every_dependency_with_versions_and_hashes():
-    """pyproject.toml is the origin of the lock; README.md has the command that compiles it."""
+    """pyproject.toml is the origin of the lock; docs/papers.md has the command that compiles it."""
     versions = pinned()
     for text in [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["test"]]:
         requirement = Requirement(text)
@@ -43,27 +43,26 @@ def test_conda_gets_the_lock():
     )
 
 
-def test_the_readme_shows_the_committed_results():
+def test_the_readme_shows_what_was_found():
+    """What `./reproduce.sh cpu` prints of the committed claims; and is no longer than a page."""
     readme = (ROOT / "README.md").read_text()
-    folder = ROOT / "figures" / "cpu"
-    made_by = json.loads((folder / "provenance.json").read_text())
-    assert report.provenance_line(made_by, pd.read_csv(folder / "results.csv")) in readme
-    for line in report.verdict_lines(pd.read_csv(folder / "claims.csv")):
-        assert line in readme
+    shown = readme.split("<!-- finding -->")[1].split("<!-- end -->")[0]
+    assert " ".join(shown.split()) == report.finding(pd.read_csv(ROOT / "figures" / "cpu" / "claims.csv"))
+    assert len(readme.split()) <= 1000
+    for path in re.findall(r"\]\(((?!http)[^)]+)\)", readme):
+        assert (ROOT / path).exists(), path
 
 
-def test_the_committed_results_are_of_the_commit_they_name():
-    """The README names it too; ./reproduce.sh cpu there makes the same numbers."""
-    for made_by in json.loads((ROOT / "figures" / "cpu" / "provenance.json").read_text()).values():
-        read = ["git", "-C", str(ROOT), "show"]
-
-        def source(name):
-            return subprocess.run([*read, f"{made_by['commit']}:clsl/{name}.py"], capture_output=True, text=True).stdout
-
-        if not (then := source("provenance")):
-            pytest.skip("this clone does not have that commit")
-        names = re.search(r'"(information [a-z ]+)"', then)[1].split()  # SOURCES at that commit
-        assert len(names) > 8 and provenance.digest(map(source, names)) == made_by["source"]
+def test_the_committed_results_are_those_of_their_records():
+    """Every row of results.csv has its record, of the source that is here, and the record its numbers."""
+    results = pd.read_csv(ROOT / "figures" / "cpu" / "results.csv")
+    for row in results.itertuples():
+        kept = json.loads((ROOT / "figures" / "cpu" / "records" / f"{row.config}.json").read_text())
+        chosen = config.from_fields(kept["config"])
+        assert records.name(chosen) == row.config, "made by another source: ./reproduce.sh cpu trains it anew"
+        record = records.read(ROOT / "figures" / "cpu" / "records" / f"{row.config}.json", chosen)
+        assert float(f"{record['result']['top1']:.6g}") == row.top1 and chosen.seed == row.seed
+    assert len(results) > 100
 
 
 def test_ci_calls_the_test_command_of_the_readme():
@@ -71,26 +70,59 @@ def test_ci_calls_the_test_command_of_the_readme():
     assert "./reproduce.sh test" in (ROOT / "README.md").read_text()
 
 
-def test_modules_import_only_from_those_above():
-    order = [
-        "information",
-        "downloads",
-        *provenance.SOURCES[1:],
-        "plan",
-        "provenance",
-        "runs",
-        "figures",
-        "sheet",
-        "claims",
-        "report",
-        "reproduce",
-        "search",
-        "__main__",
-    ]
-    assert sorted(order) == sorted(path.stem for path in (ROOT / "clsl").glob("*.py") if path.stem != "__init__")
-    for i, name in enumerate(order):
-        source = (ROOT / "clsl" / f"{name}.py").read_text().split("if TYPE_CHECKING:")[0]
-        imported = re.findall(r"^from \.(\w+) import", source, flags=re.M)
-        for line in re.findall(r"^from \. import (.+)$", source, flags=re.M):
-            imported += line.split("  #")[0].split(", ")
-        assert set(imported) - {"ROOT"} <= set(order[:i]), name
+FLOOR = "information wordnet clusters device augment encoders losses methods config train evaluate".split()
+
+
+def imports() -> dict[str, set[str]]:
+    """File → the files that it imports, anywhere in it, as paths without suffix below clsl/."""
+    files = {path.relative_to(ROOT / "clsl").with_suffix("").as_posix(): path for path in (ROOT / "clsl").rglob("*.py")}
+    out = {}
+    for name, path in files.items():
+        out[name] = set()
+        for node in ast.walk(ast.parse(path.read_text().split("if TYPE_CHECKING:")[0] + "\npass")):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                folder = "/".join(name.split("/")[:-1][: len(name.split("/")) - node.level])
+                base = "/".join(part for part in (folder, (node.module or "").replace(".", "/")) if part)
+                for target in (f"{base}/{alias.name}".lstrip("/") for alias in node.names):
+                    candidates = (target, f"{target}/__init__", base, f"{base}/__init__")  # a file, a package, or a name in either
+                    out[name] |= {next(each for each in candidates if each in files or each == "/__init__")} & set(files)
+        out[name].discard("__init__")
+    return out
+
+
+def test_arrows_go_one_way():
+    """No file imports itself by way of others; the method's floor does not know the lab."""
+    graph = imports()
+    assert graph["train"] >= {"augment", "clusters", "methods/__init__"} and graph["lab/runs"] >= {"train", "lab/records"}
+    done = set()
+    while rest := graph.keys() - done:
+        free = {name for name in rest if graph[name] - {name} <= done}
+        assert free, f"a circle among {sorted(rest)}"
+        done |= free
+    for name, imported in graph.items():
+        if not name.startswith("lab/") and name not in ("__main__", "__init__"):
+            assert not any(each.startswith("lab") for each in imported), name
+
+
+def test_every_file_that_can_change_a_number_counts():
+    """What the hash of a run's source covers, and all that these files import on the method's floor, but for dictionaries."""
+    graph, covered = imports(), {*records._FLOOR, "methods/contrastive", "data/cifar"}
+    reached, wanted = set(), ["train", "evaluate", "methods/contrastive"]
+    while wanted:
+        if (name := wanted.pop()) not in reached:
+            reached.add(name)
+            wanted += graph[name]
+    others = {each for each in reached if each.startswith(("methods/", "data/"))}
+    assert reached - others - {"config"} <= covered  # a configuration's values are in the name already
+
+
+def test_the_house_is_small():
+    def lines(*patterns):
+        return sum(len(path.read_text().splitlines()) for pattern in patterns for path in (ROOT / "clsl").glob(pattern))
+
+    for path in (ROOT / "clsl").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 40, f"{path.name}: {node.name}"
+    assert lines("data/*.py") <= 950 and lines("lab/*.py", "__main__.py") <= 1650
+    assert lines(*(f"{name}.py" for name in FLOOR), "methods/*.py") <= 2150

@@ -1,53 +1,76 @@
-import json
-
+import nbformat
 import pandas as pd
 
-from clsl import claims, figures, report
+from clsl.lab import claims, figures, report
 
 
 def results(top1=(50.0, 52.0), **fields):
     rows = []
     for seed, value in enumerate(top1):
         row = {"experiment": "03_x", "dataset": "d", "encoder": "tiny", "method": "simclr", "clusters": "instances"}
-        row |= {"num_clusters": 9, "seed": seed, "epochs": 2, "h_z": 3.0, "i_zt": 1.0, "h_z_given_t": 2.0, "top1": value}
-        rows.append(row | {"knn": 40.0, "seconds": 60, "config": f"c{seed}", "probe": "lbfgs", "hardware": "cpu"} | fields)
+        row |= {"level": pd.NA, "k": pd.NA, "num_clusters": 9, "seed": seed, "epochs": 2, "h_z": 3.0, "i_zt": 1.0}
+        row |= {"h_z_given_t": 2.0, "top1": value, "knn": 40.0, "seconds": 60, "config": f"c{seed}", "probe": "lbfgs"}
+        rows.append(row | {"hardware": "cpu"} | fields)
     return pd.DataFrame(rows)
 
 
-def test_the_table_of_results():
-    row = report.results_table(results()).iloc[0]
-    assert row["method"] == "SimCLR" and row["clusters Z"] == "instances (9)" and row["top1 %"] == "51.0 ± 1.0"
-    assert report.results_table(results((50.0,)))["top1 %"].item() == "50.0"  # one seed has no error
+def verdicts(*differences, claim="A1", seeds=2):
+    rows = []
+    for i, difference in enumerate(differences):
+        a = {seed: 50 + difference + seed / 100 for seed in range(seeds)}
+        rows.append(claims.judge("03_x", claim, f"a{i} > b", a, dict.fromkeys(range(seeds), 50.0)))
+    return pd.DataFrame(rows)
 
 
-def test_beside_the_reference():
-    same, other = results((51.0, 53.5)), results((60.0, 61.0))
-    assert report.results_table(results(), same)["reference top1 %"].item() == "52.2 ± 1.2"
-    assert report.agreement(results(), same).startswith("0 of the 1 means")
-    assert "1 of the 1 means" in report.agreement(results(), other) and "03_x simclr on instances" in report.agreement(
-        results(), other
-    )
-    new = results(method="moco")
-    assert report.results_table(new, same)["reference top1 %"].item() == ""
-    assert report.agreement(new, same).startswith("0 of the 0 means")
-    assert report.agreement(results((90.0,)), same).startswith("0 of the 0 means")  # one seed has no error
+def test_the_table_of_results_is_in_words():
+    row = figures.table(results()).iloc[0]
+    assert row["method"] == "SimCLR" and row["clusters Z"] == "instances" and row["how many"] == "9"
+    assert row["linear probe, %"] == "51.0 ± 1.0" and row["k-NN, %"] == "40.0 ± 0.0"
+    assert figures.table(results((50.0,)))["linear probe, %"].item() == "50.0"  # one seed has no error
+    both = figures.table(pd.concat([results(), results(epochs=4)]))
+    assert both["epochs"].tolist() == ["2", "4"] and "epochs" not in figures.table(results())
+    assert not both.isna().any(axis=None)
 
 
 def test_markdown():
     table = pd.DataFrame({"a|b": ["1"], "c": ["2"]})
-    assert report.markdown(table) == "| a\\|b | c |\n| --- | --- |\n| 1 | 2 |"
+    assert figures.markdown(table) == "| a\\|b | c |\n| --- | --- |\n| 1 | 2 |"
+
+
+def test_ones_own_differences_beside_the_reference():
+    reference, mine = verdicts(4.0, -3.0, 0.001), verdicts(3.2, 1.0, 2.0, 5.0, seeds=1)
+    lines = report.beside_lines(mine, reference)
+    assert lines[0].startswith("A1: auxiliary information")
+    assert lines[1] == "    a0 > b: here +3.2 (reference +4.0 ± 0.0, holds)"
+    assert lines[2] == "    a1 > b: here +1.0 (reference -3.0 ± 0.0, contradicted)"
+    assert len(lines) == 5  # what the reference does not have is left out
+    assert lines[-1] == "1 of 2 differences that the reference is sure of have its sign here."
+
+
+def test_the_finding_is_made_of_the_claims():
+    rows = []
+    for claim, words, d in [("A1", "Cl-InfoNCE at level 4 > SimCLR", 4), ("A1", "Cl-InfoNCE with 4 attributes > SimCLR", 2)]:
+        rows.append({"claim": claim, "comparison": words, "difference": d})
+    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9", "difference": -2.5})
+    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9 after 720,000 views", "difference": 9})
+    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > CMC at level 9", "difference": 1.5})
+    said = report.finding(pd.DataFrame(rows))
+    assert "+3.0 points against SimCLR (mean of 2 kinds" in said and "it is -2.5 at trainings" in said and "+1.5 (mean of 1)" in said
+
+
+def test_what_made_the_results():
+    made_by = {"03_x": {"command": "./reproduce.sh test", "commit": "a" * 40 + " with uncommitted changes"}}
+    line = report.provenance_line(made_by, results())
+    assert line == (
+        "`./reproduce.sh test` at commit aaaaaaa with uncommitted changes, seeds 0, 1; cpu; 2 trainings in 2 min; linear probe: lbfgs."
+    )
 
 
 def test_the_page_stands_alone():
-    figures.record(results(), "results", "test", "03_x")
-    verdict = claims.judge("03_x", "A4", "less H(Z|T) > more", {0: 2.0, 1: 3.0}, {0: 1.0, 1: 1.9})
-    figures.record(pd.DataFrame([verdict]), "claims", "test", "03_x")
-    folder = figures.folder("test")
-    (folder / "03_x_plot.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
-    origin = {"command": "./reproduce.sh test", "wall_seconds": 3, "commit": "abc with uncommitted changes", "torch": "2"}
-    (folder / "provenance.json").write_text(json.dumps({"03_x": origin}))
-    page = report.write("test").read_text()
-    for text in ("51.0 ± 1.0", "less H(Z|T) &gt; more", "holds", 'src="data:image/svg+xml;base64,', 'href="03_x.ipynb"'):
-        assert text in page
-    assert "with uncommitted changes" in page and "./reproduce.sh test" in page and "seeds 0, 1" in page
-    assert 'src="http' not in page and "<script" not in page and 'name="viewport"' in page
+    cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell("print('code')")]
+    cells[1].outputs = [nbformat.v4.new_output("stream", text="what it printed <script>alert(1)</script>")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), figures.folder("test") / "00_overview.ipynb")
+    page = report.page("test").read_text()
+    assert "what it printed &lt;script&gt;" in page and "A title" in page
+    assert "print(" not in page and "<script>alert" not in page  # no code
+    assert 'src="http' not in page and "href=\"http" not in page.split("<body")[0] and 'name="viewport"' in page

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,7 +11,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from clsl import ROOT, __main__, figures, provenance, reproduce
+from clsl import ROOT, __main__, config
+from clsl.lab import figures, records, reproduce
 
 NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
@@ -23,7 +25,7 @@ def clsl(*arguments):
 def smoke(tmp_path_factory):
     """Every notebook at the smoke profile, from the command line; the folder of its results, and what was printed."""
     folder = tmp_path_factory.mktemp("smoke")
-    os.environ["CLSL_RUNS"], os.environ["CLSL_FIGURES"] = str(folder / "runs"), str(folder / "figures")
+    os.environ["CLSL_RUNS"], os.environ["CLSL_FIGURES"], os.environ["CLSL_RECORDS"] = str(folder / "runs"), str(folder / "figures"), ""
     done = clsl("reproduce", "smoke")
     assert done.returncode == 0, done.stderr
     return folder / "figures" / "smoke", done.stdout
@@ -52,10 +54,10 @@ def test_the_results_of_03(smoke):
     assert simclr["num_clusters"] == 512 and simclr["h_z"] == 9
 
 
-def test_the_results_of_07(smoke):
+def test_the_results_of_08(smoke):
     """An objective with and without pseudo-labels, four times, and Cl-InfoNCE beside them, after the same number of epochs."""
     results = pd.read_csv(smoke[0] / "results.csv")
-    results = results[results["experiment"] == "07_partial_information"]
+    results = results[results["experiment"] == "08_partial_information"]
     names = ["simclr", "byol", "w_mse", "barlow_twins", "cl_infonce"]
     assert sorted(results["method"]) == sorted(names + [f"{name}+progressive" for name in names])
     assert results["epochs"].nunique() == 1
@@ -65,44 +67,49 @@ def test_every_claim_gets_verdicts(smoke):
     folder, printed = smoke
     claims = pd.read_csv(folder / "claims.csv")
     counts = claims.groupby(["claim", "experiment"]).size().to_dict()
-    assert counts[("A1", "03_wordnet")] == 4 and counts[("A2", "03_wordnet")] == 5 and counts[("A2", "02_attributes")] == 3
-    assert counts[("A3", "04_kmeans")] == 5 and counts[("A3", "05_dual_head")] == 2 and counts[("A4", "06_information")] >= 5
-    assert counts[("B1", "07_partial_information")] == 4
-    assert (claims["verdict"] == "inconclusive").all()  # one seed
+    assert counts[("A1", "03_wordnet")] == 4 and counts[("A2", "03_wordnet")] == 5 and counts[("A2", "04_attributes")] == 3
+    assert counts[("A3", "05_kmeans")] == 5 and counts[("A3", "06_dual_head")] == 2 and counts[("A4", "07_information")] >= 5
+    assert counts[("B1", "08_partial_information")] == 4
+    assert (claims["verdict"] == "one seed").all()
     assert re.search(r"`./reproduce.sh smoke` at commit \w{7}.*, seeds 0; .* trainings in .*; linear probe: lbfgs", printed)
-    assert "| 03_wordnet | SimCLR | instances (512) | 1 |" in printed and "A1: " in printed and "index.html" in printed
+    assert "Cl-InfoNCE at level 4 > SimCLR: here " in printed and " have its sign here.\n" in printed and "index.html" in printed
+    assert re.search(r"^(\d+) trainings: 0 from committed records, 0 from runs/, \1 trained now$", printed, flags=re.M)
 
 
 def test_runs_are_shared(smoke):
-    """SimCLR is in four notebooks and trained once; 06 has it with Cl-InfoNCE's settings."""
+    """SimCLR is in five notebooks and trained once; 07 has it with Cl-InfoNCE's settings."""
     folder, _ = smoke
     results = pd.read_csv(folder / "results.csv")
     simclr = results[(results["method"] == "simclr") & (results["epochs"] == 1)]
-    assert len(simclr) == 5 and simclr[simclr["experiment"] != "06_information"]["config"].nunique() == 1
-    assert len(list((folder.parent.parent / "runs").glob("*/result.json"))) == results["config"].nunique()
+    assert len(simclr) == 5 and simclr[simclr["experiment"] != "07_information"]["config"].nunique() == 1
+    assert len(list((folder.parent.parent / "runs").glob("*/record.json"))) >= results["config"].nunique()
+    assert {path.stem for path in (folder / "records").glob("*.json")} == set(results["config"])  # what could be committed
 
 
 def test_the_overview_reads_what_the_others_found(smoke):
     folder, _ = smoke
     cells = nbformat.read(folder / "00_overview.ipynb", as_version=4).cells
     shown = "".join(str(output) for cell in cells for output in cell.get("outputs", []))
-    assert "Results of the profile **smoke**" in shown and "[06_information](06_information.ipynb)" in shown
+    assert "`./reproduce.sh smoke` at commit" in shown and "beside the committed reference" in shown
+    assert "| Cl-InfoNCE | wordnet:level=4 | 2 |" in shown and shown.count("image/svg+xml") > 10
+    page = (folder / "index.html").read_text()
+    assert "What was found" in page and "import matplotlib" not in page and page.count("<svg") > 10
 
 
 def test_figures_tables_and_provenance(smoke):
     folder, _ = smoke
     stems = {path.stem for path in folder.glob("*.svg")}
     assert stems == {path.stem for path in folder.glob("*.png")}
-    assert stems >= {"00_overview_method", "01_loss_circle", "02_attributes_k", "03_wordnet_levels", "04_kmeans_growth"}
-    assert stems >= {"03_wordnet_lengths", "05_dual_head_heads", "06_information_plane", "06_information_families"}
-    assert all(stem in (folder / "index.html").read_text() for stem in stems)
-    assert "clsl notebook 03_wordnet, profile smoke, source" in (folder / "03_wordnet_levels.svg").read_text()
+    assert stems >= {"00_overview_method", "01_loss_circle", "02_by_hand_neighbours", "03_wordnet_levels", "04_attributes_k"}
+    assert stems >= {"05_kmeans_growth", "06_dual_head_heads", "07_information_plane", "07_information_families"}
+    assert stems >= {"03_wordnet_lengths", "08_partial_information_objectives"}
+    assert "clsl notebook 03_wordnet, profile smoke, commit" in (folder / "03_wordnet_levels.svg").read_text()
     performance = pd.read_csv(folder / "performance.csv")
     assert len(performance) == 5 and (performance["ratio"] > 0).all()
     notebooks = json.loads((folder / "provenance.json").read_text())
     assert sorted(notebooks) == [notebook.stem for notebook in NOTEBOOKS]
     for made_by in notebooks.values():
-        assert made_by["command"] == "./reproduce.sh smoke" and made_by["source"] == provenance.source_digest()
+        assert made_by["command"] == "./reproduce.sh smoke" and made_by["threads"] >= 1 and made_by["wall_seconds"] >= 1
 
 
 def test_again_trains_nothing(smoke, monkeypatch):
@@ -110,28 +117,33 @@ def test_again_trains_nothing(smoke, monkeypatch):
     monkeypatch.setenv("CLSL_RUNS", str(folder.parent.parent / "runs"))
     monkeypatch.setenv("CLSL_FIGURES", str(folder.parent))
     before = (folder / "results.csv").read_text()
-    made = {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/result.json")}
+    made = {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/record.json")}
     assert len(made) > 8 and clsl("reproduce", "smoke", "03").returncode == 0
-    assert made == {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/result.json")}
+    assert made == {path: path.stat().st_mtime for path in (folder.parent.parent / "runs").glob("*/record.json")}
     assert (folder / "results.csv").read_text() == before
 
 
 def test_a_dry_run_trains_nothing(tmp_path):
-    done = clsl("reproduce", "gpu", "05", "--dry-run")
+    done = clsl("reproduce", "gpu", "06", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("## 05_dual_head\n")
+    assert done.stdout.startswith("## 06_dual_head\n")
     assert "| cifar100 | resnet18 | dual_head | kmeans:k=1000 | 50000 | 100 | 9700 | 512 | 1 | 3 |" in done.stdout
     assert "\n9 of 9 trainings to do, about " in done.stdout and "planned with stand-ins: cifar100" in done.stdout
     assert not (tmp_path / "runs").exists() and not (tmp_path / "figures").exists()
 
 
 def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
-    monkeypatch.setenv("CLSL_RUNS", str(smoke[0].parent.parent / "runs"))
+    monkeypatch.setenv("CLSL_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("CLSL_RECORDS", str(smoke[0] / "records"))  # a fresh clone has only these
     out = tmp_path / "out.ipynb"
-    command = ["notebooks/03_wordnet.ipynb", str(out), "-f", "notebooks/profiles/smoke.yml", "--no-progress-bar"]
+    (tmp_path / "mine.yml").write_text("training: {train_size: 512, test_size: 500, epochs: 1}\nlengths: [2]\n")
+    command = ["notebooks/03_wordnet.ipynb", str(out), "-f", str(tmp_path / "mine.yml"), "--no-progress-bar"]
     done = subprocess.run([sys.executable, "-m", "papermill", *command], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert (figures.folder("scratch") / "results.csv").exists()
+    table, same = (pd.read_csv(folder / "results.csv") for folder in (figures.folder("scratch"), smoke[0]))
+    same = same[same["experiment"] == "03_wordnet"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(table, same)
+    assert not (tmp_path / "runs").exists()  # all from records
 
 
 @pytest.mark.parametrize(
@@ -139,9 +151,16 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
     [
         (["reproduce", "quik"], "unknown profile 'quik': choose from smoke, quick, cpu"),
         (["reproduce", "smoke", "13"], "unknown notebook '13': choose from 00_overview, 01_loss, "),
-        (["reproduce", "smoke", "-p", "epoch", "3"], "unknown parameter 'epoch': the notebooks to run declare"),
+        (["reproduce", "smoke", "-p", "epoch", "3"], "unknown parameter 'epoch' (did you mean epochs?): the notebooks to run"),
+        (["reproduce", "smoke", "03", "-p", "level", "3"], "unknown parameter 'level' (did you mean levels?)"),
         (["reproduce", "smoke", "01", "-p", "epochs", "3"], "unknown parameter 'epochs'"),
-        (["reproduce", "smoke", "-p", "epochs", "three"], "parameter epochs must be of type int, like 3, got 'three'"),
+        (["reproduce", "smoke", "-p", "epochs", "three"], "epochs must be int, got 'three'"),
+        (["reproduce", "smoke", "-p", "epochs", "-1"], "epochs must be at least 1, got -1"),
+        (["reproduce", "smoke", "-p", "lr", "nan"], "lr must be more than 0 and finite, got nan"),
+        (["reproduce", "smoke", "-p", "encoder", "vit"], "unknown encoder 'vit': choose from tiny"),
+        (["reproduce", "smoke", "-p", "epochs", "3", "-p", "epochs", "4"], "parameter epochs is given twice: 3 and '4'"),
+        (["reproduce", "../../somewhere", "01"], "unknown profile '../../somewhere': choose from smoke, quick, cpu"),
+        (["reproduce", "smoke", "--check", "0"], "--check must be between 1 and the"),
         (["reproduce", "smoke", "-p", "seeds", "[a]"], "parameter seeds[0] must be of type int, like 0, got 'a'"),
         (["reproduce", "smoke", "-p", "levels", "[4"], "parameter levels has a value that is neither YAML nor JSON: '[4'"),
         (["reproduce", "smoke", "-p", "profile", "cpu"], "the profile is the first argument"),
@@ -150,28 +169,34 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
         (["train", "nothing.yml"], "No such file"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path):
-    done = clsl(*arguments)
-    assert done.returncode == 1 and message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1 and done.stderr.startswith("clsl: ")
-    assert not done.stdout and not (tmp_path / "runs").exists() and not list(tmp_path.glob("figures/*/*"))
+def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, monkeypatch, capsys):
+    """At once, and nothing is written."""
+    monkeypatch.setattr(sys, "argv", ["clsl", *arguments])
+    start = time.monotonic()
+    with pytest.raises(SystemExit) as said:
+        __main__.main()
+    assert str(said.value).startswith("clsl: ") and message in str(said.value) and "\n" not in str(said.value)
+    assert time.monotonic() - start < 5 and not any(capsys.readouterr())
+    assert not (tmp_path / "runs").exists() and not list(tmp_path.glob("figures/*/*"))
 
 
 def test_a_profile_with_a_typo(monkeypatch, tmp_path):
     profiles = tmp_path / "notebooks" / "profiles"
     profiles.mkdir(parents=True)
     (tmp_path / "notebooks" / "03_wordnet.ipynb").write_text((reproduce.NOTEBOOKS / "03_wordnet.ipynb").read_text())
-    (profiles / "mine.yml").write_text("dataset: cifar10\nepoch: 3\n")
-    (profiles / "odd.yml").write_text("dataset: cifar10\nseeds: 3\n")
-    (profiles / "own.yml").write_text("dataset: cifar10\n03_wordnet:\n  epoch: 3\n")
-    (profiles / "list.yml").write_text("dataset: cifar10\n03_wordnet:\n  - epochs: 3\n")
+    (profiles / "mine.yml").write_text("epoch: 3\n")
+    (profiles / "odd.yml").write_text("seeds: 3\n")
+    (profiles / "own.yml").write_text("03_wordnet:\n  epoch: 3\n")
+    (profiles / "list.yml").write_text("03_wordnet:\n  - levels: [3]\n")
+    (profiles / "field.yml").write_text("training: {epoch: 3}\n")
     (profiles / "empty.yml").write_text("")
-    (profiles / "broken.yml").write_text("dataset: [cifar10\n")
+    (profiles / "broken.yml").write_text("training: [cifar10\n")
     monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
     for name, message in [
         ("own", "profile own sets 'epoch' for 03_wordnet, which does not declare it"),
-        ("list", "profile list: 03_wordnet needs NAME: VALUE lines, or a list of them with a dataset each"),
-        ("mine", "profile mine sets 'epoch', which no notebook declares: choose from batch_size, "),
+        ("list", "profile list: 03_wordnet needs NAME: VALUE lines, or a list of them with a training: dataset: each"),
+        ("mine", "profile mine sets 'epoch', which no notebook declares: choose from devices, "),
+        ("field", "unknown field 'epoch': choose from dataset, train_size"),
         ("odd", r"parameter seeds must be of type list, like \[0\], got 3"),
         ("empty", "profile empty is not a list of NAME: VALUE"),
         ("broken", "profile broken is not a list of NAME: VALUE"),
@@ -201,12 +226,15 @@ def test_a_failing_cell_is_named(tmp_path):
 
 def test_the_live_line_shows_the_last_of_the_progress(monkeypatch, capsys):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    with reproduce._live_line("[1/3] 03_wordnet"):
+    clock = reproduce._Clock(["03_wordnet", "04_x"], "smoke")
+    clock.left = {"03_wordnet": 20, "04_x": 100}
+    with reproduce._live_line("[1/3] 03_wordnet", clock):
         with open(os.environ["CLSL_PROGRESS"], "w", newline="") as file:
             file.write("run 1 of 2 · 00:20 left\rrun 2 of 2, epoch 3 of 5 · 00:10 left\n\r")
         time.sleep(1.2)
     printed = capsys.readouterr().out
-    assert "[1/3] 03_wordnet · run 2 of 2, epoch 3 of 5 · 00:10 left" in printed
+    assert "[1/3] 03_wordnet · run 2 of 2, epoch 3 of 5 · 00:10 left · 0:0" in printed
+    assert re.search(r"0:0[01] min elapsed, about 1:(59|58) min left", printed)
     assert "run 1" not in printed and "\n" not in printed and printed.endswith("\r\033[K")
 
 
@@ -217,15 +245,17 @@ def test_train_from_a_file(tmp_path):
     assert done.returncode == 0, done.stderr
     assert 0 <= json.loads(done.stdout[: done.stdout.rindex("}") + 1])["top1"] <= 100
     for text, message in [
-        ("methd: simclr", "unknown fields (methd)"),
+        ("methd: simclr", "unknown field 'methd': choose from dataset"),
+        ("3: simclr", "unknown field '3'"),
         ("epochs: three", "epochs must be int, got 'three'"),
         ("clusters: 4", "clusters must be str | None, got 4"),
-        ("- epochs", "unknown fields (list)"),
+        ("- epochs", "must hold NAME: VALUE lines, got a list"),
         ("epochs: [", "is neither YAML nor JSON"),
     ]:
         (tmp_path / "config.yml").write_text(text)
         with pytest.raises(ValueError, match=re.escape(message)):
-            __main__._train(tmp_path / "config.yml")
+            config.read(tmp_path / "config.yml")
+    assert config.read(ROOT / "docs" / "example.yml").clusters == "wordnet:level=8"
 
 
 def test_data_says_what_is_there():
@@ -237,44 +267,99 @@ def test_data_says_what_is_there():
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebooks_are_stored_clean(notebook):
+def test_notebooks_are_stored_clean_and_can_be_projected(notebook):
     stored = nbformat.read(notebook, as_version=4)
     nbformat.validate(stored)
     cells = [cell for cell in stored.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells)
-    assert sum("parameters" in cell.metadata.get("tags", []) for cell in cells) == 1
-    assert all(
-        "#" in line for cell in cells if "parameters" in cell.metadata.get("tags", []) for line in cell.source.splitlines()
-    )
+    parameters = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == 1
+    assert all("#" in line or line in ("training = {", "}") for line in parameters[0].source.splitlines())
+    for cell in cells:
+        assert max(map(len, cell.source.splitlines())) <= 100, cell.source
+        assert cell in parameters or len(cell.source.splitlines()) <= 15, cell.source
+    text = "".join(cell.source for cell in stored.cells if cell.cell_type == "markdown")
+    assert "## Recall" in text and "## Further" in text and "<details>" in text
+
+
+def test_the_notebooks_are_short():
+    lines = 0
+    for notebook in NOTEBOOKS:
+        cells = nbformat.read(notebook, as_version=4).cells
+        code = [cell.source.splitlines() for cell in cells if cell.cell_type == "code"]
+        lines += sum(bool(line.strip()) for cell in code for line in cell) if notebook.stem != "02_by_hand" else 0
+    assert lines <= 670
 
 
 @pytest.mark.parametrize("profile", reproduce.profiles())
 def test_profiles_fit_the_notebooks(profile):
-    planned = reproduce._parameters(NOTEBOOKS, profile, reproduce._read(profile), {})
-    assert {path for path, _, _ in planned} == set(NOTEBOOKS)
-    assert len({experiment for _, experiment, _ in planned}) == len(planned)
+    """And every parameter of every notebook stands in every profile, so that a default changed in a notebook changes none."""
+    planned, values = reproduce.planned(profile), reproduce.read(profile)
+    assert {each.notebook for each in planned} == set(NOTEBOOKS)
+    assert len({each.experiment for each in planned}) == len(planned)
+    for notebook in NOTEBOOKS:
+        own = values.get(notebook.stem, {})
+        for each in own if isinstance(own, list) else [own]:
+            declared = reproduce.defaults(notebook)
+            assert set(declared) - {"profile", "experiment"} <= {*values, *each}, notebook.stem
+            if "training" in declared:
+                assert set(declared["training"]) <= {*values["training"], *each.get("training", {})}
 
 
 def test_a_notebook_can_have_values_of_its_own_and_several_of_them():
-    values = reproduce._read("paper")
-    planned = {experiment: chosen for _, experiment, chosen in reproduce._parameters(NOTEBOOKS, "paper", values, {})}
-    assert [name for name in planned if name.startswith("02")] == [
-        f"02_attributes_{d}" for d in ("utzappos50k", "cub200", "wider")
+    planned = {each.experiment: each.parameters for each in reproduce.planned("paper")}
+    assert [name for name in planned if name.startswith("04")] == [
+        f"04_attributes_{d}" for d in ("utzappos50k", "cub200", "wider")
     ]
-    wider, wordnet = planned["02_attributes_wider"], planned["03_wordnet"]
-    assert wider["dataset"] == "wider" and wider["batch_size"] == 40 and wider["momentum"] == wordnet["momentum"] == 0.95
-    assert wordnet["dataset"] == "imagenet100" and wordnet["lr"] == 0.01 and wider["experiment"] == "02_attributes_wider"
-    more = planned["04_kmeans"]["more"]
-    assert more["queue_size"] == 16384 and more["base_temperature"] == 0.07  # its own, beside that of all
-    assert reproduce.profile_values("paper")["momentum"] == 0.95 and "03_wordnet" not in reproduce.profile_values("paper")
+    wider, wordnet = planned["04_attributes_wider"], planned["03_wordnet"]
+    assert wider["training"]["dataset"] == "wider" and wider["training"]["batch_size"] == 40
+    assert wider["training"]["momentum"] == wordnet["training"]["momentum"] == 0.95 and wider["training"]["base_temperature"] == 0.07
+    assert wordnet["training"]["lr"] == 0.01 and wider["experiment"] == "04_attributes_wider"
+    assert planned["06_dual_head"]["training"]["base_temperature"] is None  # its own, stronger than that of all
+    given = [("dataset", "cub200:/in/this/folder"), ("epochs", "7")]
+    one = reproduce.planned("paper", ["04"], given)
+    assert [each.experiment for each in one] == ["04_attributes_cub200"] and one[0].parameters["training"]["epochs"] == 7
+    assert one[0].parameters["training"]["dataset"] == "cub200:/in/this/folder"
 
 
 def test_the_defaults_are_the_quick_profile():
     """So that what ./reproduce.sh trained comes back at once in Jupyter."""
-    values = reproduce.profile_values("quick")
-    assert values == reproduce._read("quick")
+    values = reproduce.read("quick")
     for notebook in NOTEBOOKS:
-        defaults = reproduce._defaults(notebook)
+        defaults = reproduce.defaults(notebook)
         assert defaults.pop("profile") == "scratch" and defaults.pop("experiment", notebook.stem) == notebook.stem
-        for name in set(defaults) & set(values):
-            assert defaults[name] == values[name], (notebook.stem, name)
+        for name, default in defaults.items():
+            assert default == values[name], (notebook.stem, name)
+
+
+def test_a_saved_change_in_jupyter_changes_no_plan(tmp_path, monkeypatch):
+    """`lab` opens copies; and even a changed default in notebooks/ would not reach a profile."""
+    notebooks = tmp_path / "notebooks"
+    shutil.copytree(reproduce.NOTEBOOKS, notebooks)
+    before = reproduce.planned("quick", ["03"])[0].parameters
+    stored = nbformat.read(notebooks / "03_wordnet.ipynb", as_version=4)
+    for cell in stored.cells:
+        cell.source = cell.source.replace("levels = [4, 8, 9, 11]", "levels = [2]")
+    nbformat.write(stored, notebooks / "03_wordnet.ipynb")
+    monkeypatch.setattr(reproduce, "NOTEBOOKS", notebooks)
+    assert reproduce.defaults(notebooks / "03_wordnet.ipynb")["levels"] == [2]
+    assert reproduce.planned("quick", ["03"])[0].parameters == before
+
+
+def test_check_trains_records_anew(tmp_path, monkeypatch, capsys, smoke):
+    """Equal bit for bit; a record whose numbers were changed is found out."""
+    kept = tmp_path / "figures" / "smoke" / "records"
+    kept.mkdir(parents=True)
+    name = next((smoke[0] / "records").glob("simclr-*.json"))
+    shutil.copy(name, kept)
+    monkeypatch.setattr(reproduce, "ROOT", tmp_path)
+    reproduce.check("smoke", 1)
+    assert "1 of 1 records equal bit for bit" in capsys.readouterr().out
+    record = json.loads(name.read_text())
+    del record["sha256"]
+    record["result"]["knn"] += 0.2
+    (kept / name.name).write_text(json.dumps(record | {"sha256": records._checksum(record)}))
+    with pytest.raises(ValueError, match="1 of 1 records differ"):
+        reproduce.check("smoke", 1)
+    with pytest.raises(ValueError, match="between 1 and the 1 records of smoke, got 2"):
+        reproduce.check("smoke", 2)

@@ -3,7 +3,9 @@ import json
 import pandas as pd
 import pytest
 
-from clsl import ROOT, methods, search
+from clsl import ROOT, methods
+from clsl.config import SETTINGS
+from clsl.lab import search
 
 SEARCHED = [method for method in methods.METHODS if not method.endswith("+progressive")]
 
@@ -28,4 +30,4 @@ def test_the_settings_are_what_the_search_found():
     assert table["method"].value_counts().to_dict() == {method: 6 for method in SEARCHED}
     found = search.best(table)
     assert json.loads((ROOT / "clsl" / "settings.json").read_text()) == found
-    assert all(methods.SETTINGS[method] == found[method.removesuffix("+progressive")] for method in methods.METHODS)
+    assert all(SETTINGS[method] == found[method.removesuffix("+progressive")] for method in methods.METHODS)

@@ -1,12 +1,14 @@
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from clsl import clusters, evaluate, methods, runs, train
-from clsl.train import Pretraining
+from clsl import ROOT, clusters, encoders, methods, runs, train
+from clsl.config import Pretraining
 
 SHORT = dict(epochs=3, batch_size=32, lr=0.05)
 
@@ -21,24 +23,24 @@ def spec(method):
 def test_every_method_trains(method, noise, tmp_path):
     fields = {**SHORT, "batch_size": 80} if method.startswith("w_mse") else SHORT  # it whitens 64 dimensions
     config = Pretraining(method=method, clusters=spec(method), queue_size=80, **fields)
-    make = clusters.vectors if methods.METHODS[method].attributes else clusters.make
-    encoder, history = train.fit(config, noise, make(config.clusters, noise), tmp_path / "checkpoint.pt")
+    seen = []
+    encoder, history = train.fit(config, noise, tmp_path / "checkpoint.pt", seen.append)
+    assert seen == list(range(3 * (96 // config.batch_size) + 1))
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(row["loss"] > 0 for row in history)
-    assert evaluate.features(encoder.eval(), noise).shape == (96, encoder.dim)
+    assert encoders.features(encoder.eval(), noise).shape == (96, encoder.dim)
 
 
 def test_learning_real_images(cifar10, tmp_path):
     config = Pretraining(method="supcon", epochs=6, batch_size=64)
-    _, history = train.fit(config, cifar10, clusters.make("labels", cifar10), tmp_path / "checkpoint.pt")
+    _, history = train.fit(config, cifar10, tmp_path / "checkpoint.pt")
     assert history[-1]["loss"] < history[0]["loss"] - 0.05
 
 
 def test_simclr_is_cl_infonce_on_instances_and_supcon_on_labels(noise, tmp_path):
     for method, spec in ("simclr", "instances"), ("supcon", "labels"):
-        z = clusters.make(spec, noise)
-        short = train.fit(Pretraining(method=method, **SHORT), noise, z, tmp_path / f"{method}.pt")[1]
-        same = train.fit(Pretraining(method="cl_infonce", clusters=spec, **SHORT), noise, z, tmp_path / f"{spec}.pt")[1]
+        short = train.fit(Pretraining(method=method, **SHORT), noise, tmp_path / f"{method}.pt")[1]
+        same = train.fit(Pretraining(method="cl_infonce", clusters=spec, **SHORT), noise, tmp_path / f"{spec}.pt")[1]
         assert [row["loss"] for row in short] == [row["loss"] for row in same]
 
 
@@ -54,35 +56,49 @@ KEEPS_STATE = [
     ("dual_head", "kmeans:k=8"),
     ("byol", None),
 ]
+STEPS = 96 // 32  # of an epoch
 
 
-@pytest.mark.parametrize(
-    "method, spec, epoch", [*(("cl_infonce", "labels", epoch) for epoch in (1, 2, 4)), *((*pair, 3) for pair in KEEPS_STATE)]
-)
-def test_killed_and_resumed_is_never_killed(method, spec, epoch, noise, tmp_path):
-    """Bit for bit, wherever it is killed."""
-    config = Pretraining(method=method, clusters=spec, epochs=5, batch_size=32, seed=3, queue_size=64)
-    z = clusters.make(config.clusters, noise, config.seed)
+def resumed(config, noise, path, step):
+    """A training killed at a step and taken up again; the steps that it then told of."""
 
     def kill(done):
-        if done == epoch:
+        if done == step:
             raise Killed
 
     with pytest.raises(Killed):
-        train.fit(config, noise, z, tmp_path / "killed.pt", kill)
+        train.fit(config, noise, path, kill)
     seen = []
-    resumed, history = train.fit(config, noise, z, tmp_path / "killed.pt", seen.append)
-    whole, expected = train.fit(config, noise, z, tmp_path / "whole.pt")
-    assert seen == list(range(epoch + 1, 6))
-    assert [row["loss"] for row in history] == [row["loss"] for row in expected]
-    for name, value in whole.state_dict().items():
-        assert torch.equal(resumed.state_dict()[name], value)
+    return *train.fit(config, noise, path, seen.append), seen
+
+
+def assert_same(trained, expected):
+    assert [row["loss"] for row in trained[1]] == [row["loss"] for row in expected[1]]
+    weights = [encoder.state_dict().values() for encoder, _ in (trained, expected)]
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_killed_at_any_step_and_resumed_is_never_killed(noise, tmp_path):
+    """Bit for bit, wherever it is killed: an epoch counts once its checkpoint is written, after its last step."""
+    config = Pretraining(method="cl_infonce", clusters="labels", epochs=4, batch_size=32, seed=3)
+    whole = train.fit(config, noise, tmp_path / "whole.pt")
+    for step in (0, 1, STEPS, STEPS + 1, 2 * STEPS + 1, 4 * STEPS):
+        *trained, seen = resumed(config, noise, tmp_path / f"{step}.pt", step)
+        assert seen == list(range(STEPS * (max(0, step - 1) // STEPS), 4 * STEPS + 1))
+        assert_same(trained, whole)
+
+
+@pytest.mark.parametrize("method, spec", KEEPS_STATE)
+def test_what_a_method_keeps_outlives_a_kill(method, spec, noise, tmp_path):
+    config = Pretraining(method=method, clusters=spec, epochs=4, batch_size=32, seed=3, queue_size=64)
+    *trained, seen = resumed(config, noise, tmp_path / "killed.pt", 3 * STEPS + 1)
+    assert seen[0] == 3 * STEPS
+    assert_same(trained, train.fit(config, noise, tmp_path / "whole.pt"))
 
 
 def test_a_checkpoint_half_written_is_not_used(noise, tmp_path, monkeypatch):
     config = Pretraining(**SHORT)
-    z = clusters.make("instances", noise)
-    expected = train.fit(config, noise, z, tmp_path / "whole.pt")[1]
+    expected = train.fit(config, noise, tmp_path / "whole.pt")[1]
     save = torch.save
 
     def cut(state, path):
@@ -93,27 +109,30 @@ def test_a_checkpoint_half_written_is_not_used(noise, tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", cut)
-    with pytest.raises(OSError):
-        train.fit(config, noise, z, tmp_path / "full.pt")
+    with pytest.raises(OSError, match="full.pt cannot be written .*No space left on device.: make room and run again"):
+        train.fit(config, noise, tmp_path / "full.pt")
     monkeypatch.setattr(torch, "save", save)
-    history = train.fit(config, noise, z, tmp_path / "full.pt")[1]
+    history = train.fit(config, noise, tmp_path / "full.pt")[1]
     assert [row["loss"] for row in history] == [row["loss"] for row in expected]
 
 
-def test_the_same_numbers_under_any_hash_seed(tmp_path):
+def test_the_same_tree_and_numbers_under_any_hash_seed(tmp_path):
+    """NLTK gives hypernyms in an order that changes with PYTHONHASHSEED."""
+    nouns = "airplane automobile bird cat deer dog frog horse ship truck person lawyer piano computer knife apple".split()
     code = (
-        "from clsl import runs; from clsl.train import Pretraining\n"
+        "from clsl import runs; from clsl.config import Pretraining; from clsl.wordnet import Hierarchy, synset\n"
+        f"print(Hierarchy([synset(noun) for noun in {nouns}]).show())\n"
         "run = runs.get(Pretraining(method='cl_infonce', clusters='wordnet:level=9', train_size=200, test_size=100, epochs=2,"
         " batch_size=50))\n"
-        "print(run.folder.name, run.history['loss'].tolist(), run.result['top1'], run.result['knn'], run.result['i_zt'])"
+        "print(run.path.parent.name, run.history['loss'].tolist(), run.result['top1'], run.result['knn'], run.result['i_zt'])"
     )
-    out = set()
-    for seed in "0", "1":
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "CLSL_RUNS": str(tmp_path / seed)}
-        out.add(
-            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-        )
-    assert len(out) == 1 and "cl_infonce-" in out.pop()
+
+    def start(seed):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "CLSL_RUNS": str(tmp_path / seed), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+    out = {process.communicate()[0] for process in [start("0"), start("1")]}
+    assert len(out) == 1 and re.search(r"^entity(.|\n)* canine › dog\n(.|\n)*^cl_infonce-", out.pop(), re.M)
 
 
 def test_learning_rate():
@@ -133,15 +152,22 @@ def test_learning_rate():
         (dict(method="simclr", clusters="labels"), "has clusters of its own"),
         (dict(method="pcl"), "pcl needs clusters: name them, for example clusters='kmeans:k=250'"),
         (dict(method="pcl", clusters="labels"), "pcl needs clusters made by k-means"),
-        (dict(batch_size=1), "batch_size must be at least 2"),
+        (dict(batch_size=1), "batch_size must be at least 2, got 1"),
         (dict(method="moco", queue_size=100), "queue_size must be at least batch_size"),
-        (dict(warmup=33), "warmup is a share of the training, between 0 and 1, got 33.0"),
-        (dict(base_temperature=0.0), "base_temperature must be positive, got 0.0"),
-        (dict(encoder_momentum=1.0), "encoder_momentum must be between 0 and 1"),
+        (dict(warmup=33), "warmup must be at least 0 and at most 1, got 33.0"),
+        (dict(warmup=float("nan")), "warmup must be at least 0 and at most 1, got nan"),
+        (dict(base_temperature=0.0), "base_temperature must be more than 0, got 0.0"),
+        (dict(encoder_momentum=1.0), "encoder_momentum must be more than 0 and less than 1, got 1.0"),
+        (dict(train_size=1), "train_size must be at least 2, got 1"),
+        (dict(image_size=7), "image_size must be at least 8, got 7"),
+        (dict(seed=2**31), "seed must be at least 0 and less than 2.14748e.09, got 2147483648"),
+        (dict(epochs="three"), "epochs must be int, got 'three'"),
+        (dict(epochs=True), "epochs must be int, got True"),
+        (dict(clusters=4), "clusters must be str . None, got 4"),
         (dict(tested_on="train"), "unknown tested_on 'train'"),
-        (dict(epochs=0), "epochs must be positive"),
-        (dict(lr=-1.0), "lr must be positive"),
-        (dict(temperature=0.0), "temperature must be positive"),
+        (dict(epochs=0), "epochs must be at least 1, got 0"),
+        (dict(lr=-1.0), "lr must be more than 0, got -1.0"),
+        (dict(temperature=0.0), "temperature must be more than 0, got 0.0"),
         (dict(probe="svm"), "unknown probe 'svm'"),
     ],
 )
@@ -172,13 +198,34 @@ def test_clusters_that_cannot_be_made_are_refused_before_any_training(fields, me
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("z", [torch.zeros(95, dtype=torch.long), torch.zeros(96), torch.zeros(96, 1, dtype=torch.long)])
-def test_cluster_ids_of_the_wrong_length_or_type(z, noise, tmp_path):
-    with pytest.raises(ValueError, match="z must hold 96 integer cluster ids, got torch"):
-        train.fit(Pretraining(**SHORT), noise, z, tmp_path / "checkpoint.pt")
+@pytest.mark.parametrize(
+    "column, message",
+    [
+        (torch.zeros(95, dtype=torch.long), "both arrays must describe the same images, got 95 and 96 ids"),
+        (torch.zeros(96), "labels must be a non-empty 1-D integer tensor, got torch.float32"),
+        (torch.zeros(96, 1, dtype=torch.long), "1-D integer tensor, got torch.int64 of shape .96, 1."),
+        (None, "these images come without a column 'mine': they have none"),
+    ],
+)
+def test_a_column_of_the_wrong_length_or_type(column, message, noise, tmp_path):
+    images = noise if column is None else dataclasses.replace(noise, columns={"mine": column})
+    with pytest.raises(ValueError, match=message):
+        train.fit(Pretraining(method="cl_infonce", clusters="column:mine", **SHORT), images, tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_what_a_method_is_told(noise):
+    def told(method, spec=None):
+        return train.tell(Pretraining(method=method, clusters=spec), noise)
+
+    assert told("simclr")[0].tolist() == list(range(96)) and told("simclr")[1] is None
+    assert torch.equal(told("supcon")[0], noise.labels)
+    assert torch.equal(told("cl_infonce", "attributes:k=3")[0], clusters.from_attributes(noise.attributes, 3))
+    assert torch.equal(told("cmc", "attributes:k=3")[0], clusters.vectors("attributes:k=3", noise))
+    assert told("cl_infonce", "kmeans:k=8") == told("pcl", "kmeans:k=8") == (None, 8)
 
 
 def test_a_training_that_diverges_says_so(noise, tmp_path):
     config = Pretraining(method="cross_entropy", clusters="labels", epochs=3, batch_size=32, lr=1e30)
     with pytest.raises(ValueError, match="the loss is (nan|inf) in epoch .* lower lr"):
-        train.fit(config, noise, noise.labels, tmp_path / "checkpoint.pt")
+        train.fit(config, noise, tmp_path / "checkpoint.pt")

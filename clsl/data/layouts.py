@@ -289,7 +289,7 @@ def _files(root: Path) -> list[Path]:
 
 
 def _inside(root: Path, name: str) -> Path:
-    return root / name if (root / name).is_dir() else folder
+    return root / name if (root / name).is_dir() else root
 
 
 def _need(root: Path, *names: str) -> None:

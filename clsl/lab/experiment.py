@@ -44,9 +44,10 @@ class Experiment:
         if not configs:
             raise ValueError(f"{self.name} has nothing to train: give at least one seed")
         if path := os.environ.get("CLSL_DRY_RUN"):
-            plan.note(Path(path), list(dict.fromkeys(configs)), devices)
+            asked = list(dict.fromkeys(configs))
+            plan.note(Path(path), asked, [config for config in asked if runs.find(config) is None], devices)
             raise DryRun(f"{len(configs)} runs asked for")
-        found = runs.get_all(configs, devices)
+        found = runs.get_all(list(dict.fromkeys(configs)), devices)
         table = runs.table(found, self.name)
         self.finished += found
         self.results = pd.concat([self.results, table]).drop_duplicates("config", ignore_index=True)
@@ -57,6 +58,12 @@ class Experiment:
             if not kept.exists():
                 shutil.copyfile(run.path, kept)
         return table
+
+    def keep(self, results: pd.DataFrame) -> None:
+        """Keep the encoders of some rows of the table in figures/<profile>/encoders/, in bfloat16, where the weights are at hand."""
+        for run in self.finished:
+            if records.name(run.config) in set(results["config"]) and (weights := run.path.with_name("encoder.safetensors")).exists():
+                runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{records.name(run.config)}.safetensors")
 
     def save(self, figure: Figure, name: str) -> None:
         """Save a figure as <experiment>_<name>.svg and .png, which know what made them."""

@@ -1,15 +1,19 @@
-"""One plotting style; figures and tables are saved to figures/<profile>/."""
+"""One plotting style, tables in words; figures and tables are saved to figures/<profile>/."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
+import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from . import ROOT, provenance
+from .. import ROOT
+from ..data import Images
+from . import claims, records
 
 # method → its name, colour and marker: Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
 _LOOKS = {
@@ -56,6 +60,42 @@ def look(method: str) -> dict[str, str]:
     return {"color": colour, "marker": marker, "label": name}
 
 
+def curve(ax: plt.Axes, results: pd.DataFrame, x: str, y: str = "top1") -> None:
+    """One method's y against x, columns of a table: means over seeds with standard errors, joined where there are several."""
+    if results.empty:
+        return
+    points = results.groupby(x)[y].agg(["mean", "sem"])
+    line = "-" if len(points) > 1 else ""
+    ax.errorbar(points.index.astype(float), points["mean"], points["sem"], ls=line, capsize=3, **look(results["method"].iloc[0]))
+
+
+def baseline(ax: plt.Axes, results: pd.DataFrame) -> None:
+    """One method's top1 across the whole width: its mean over seeds as a line, with a band of one standard error."""
+    mean, error, looks = results["top1"].mean(), results["top1"].sem(), look(results["method"].iloc[0])
+    ax.axhline(mean, lw=1, clip_on=False, **looks)
+    if error > 0:
+        ax.axhspan(mean - error, mean + error, color=looks["color"], alpha=0.15, lw=0)
+
+
+def one_legend(figure: Figure, *axes: plt.Axes) -> None:
+    """Every label of some axes once, beside them."""
+    named = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+    figure.legend(named.values(), named.keys(), loc="outside right center")
+
+
+def sheet(images: Images, z: torch.Tensor, titles: Sequence[str] | Mapping[int, str], columns: int = 12) -> Figure:
+    """The first images of some clusters, a cluster a row; titles: of the clusters 0, 1, …, or id → title."""
+    rows = dict(titles if isinstance(titles, Mapping) else enumerate(titles))
+    figure, axes = plt.subplots(len(rows), 1, figsize=(7, 0.62 * len(rows)), squeeze=False)
+    for (k, title), ax in zip(rows.items(), axes[:, 0]):
+        shown = images.subset((z == k).nonzero()[:columns, 0]).images
+        ax.imshow(shown.transpose(1, 0, 2, 3).reshape(shown.shape[1], -1, 3), interpolation="nearest")
+        ax.set(xticks=[], yticks=[], xlim=(0, columns * shown.shape[1]))
+        ax.spines[:].set_visible(False)
+        ax.set_ylabel(title, rotation=0, ha="right", va="center")
+    return figure
+
+
 def folder(profile: str) -> Path:
     """figures/<profile>, made if need be ($CLSL_FIGURES stands for figures/)."""
     path = Path(os.environ.get("CLSL_FIGURES") or ROOT / "figures") / profile
@@ -64,8 +104,8 @@ def folder(profile: str) -> Path:
 
 
 def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
-    """Save a figure as <experiment>_<name>.svg and .png; each file's metadata tell what made it."""
-    made_by = f"clsl notebook {experiment}, profile {profile}, source {provenance.source_digest()}"
+    """Save a figure as <experiment>_<name>.svg and .png; the metadata of each file tell what made it."""
+    made_by = f"clsl notebook {experiment}, profile {profile}, commit {records.commit()}"
     path = folder(profile) / f"{experiment}_{name}"
     figure.savefig(path.with_suffix(".svg"), metadata={"Description": made_by, "Date": None})
     figure.savefig(path.with_suffix(".png"), metadata={"Description": made_by})
@@ -83,3 +123,43 @@ def record(rows: pd.DataFrame, file: str, profile: str, experiment: str) -> pd.D
         rows.to_csv(unfinished, index=False, float_format="%.6g")
         unfinished.replace(path)
     return rows
+
+
+def table(results: pd.DataFrame) -> pd.DataFrame:
+    """Mean ± standard error over seeds of a tidy table, in words, a row for each method and its clusters."""
+    summary = claims.summary(results)
+    out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
+    out["how many"] = summary["num_clusters"].round().astype(int).astype(str)
+    out["I(Z;T), bits"], out["H(Z|T), bits"] = (summary[name].map("{:.2f}".format) for name in ("i_zt", "h_z_given_t"))
+    if summary["epochs"].nunique() > 1:
+        out["epochs"] = summary["epochs"].astype(str)
+    out["linear probe, %"] = list(map(with_error, summary["top1"], summary["top1_se"]))
+    out["k-NN, %"] = list(map(with_error, summary["knn"], summary["knn_se"]))
+    return out
+
+
+def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison made for a claim and its verdict, in words."""
+    return pd.DataFrame(
+        {
+            "claim": rows["claim"],
+            "is the first more?": rows["comparison"],
+            "first, %": rows["mean_a"].map("{:.1f}".format),
+            "second, %": rows["mean_b"].map("{:.1f}".format),
+            "difference": [with_error(*pair, sign="+", digits=2) for pair in zip(rows["difference"], rows["standard_error"])],
+            "verdict": rows["verdict"],
+        }
+    )
+
+
+def with_error(mean: float, error: float, sign: str = "", digits: int = 1) -> str:
+    """A mean ± its standard error, where there is one."""
+    if pd.isna(mean):
+        return ""
+    return f"{mean:{sign}.{digits}f}" + ("" if pd.isna(error) else f" ± {error:.{digits}f}")
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table of text as Markdown."""
+    rows = [frame.columns, ["---"] * len(frame.columns), *frame.values]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)

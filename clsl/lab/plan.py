@@ -1,22 +1,59 @@
 """What trainings would take, from a few steps measured on this machine; and stand-ins for images that are not at hand."""
 
+import dataclasses
 import functools
+import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 
 from .. import data, device, train, wordnet
 from ..config import Pretraining
 from ..data import layouts
+from . import figures
 
 _FEW = 8  # images of a measured step on a CPU; a batch takes as much longer as it is larger
 
 
-def cost(config: Pretraining, images: int, devices: int = 1) -> dict[str, float]:
+def note(path: Path, configs: Sequence[Pretraining], missing: Sequence[Pretraining], devices: int) -> None:
+    """Add a row for each of some configurations to a file of JSON lines: its size, whether it is still to be trained, its cost."""
+    at_hand = {name: data.found(name) for name in dict.fromkeys(config.dataset for config in configs)}
+    with open(path, "a") as file:
+        for config in configs:
+            row = dataclasses.asdict(config) | {"found": at_hand[config.dataset], "to_train": config in missing}
+            file.write(json.dumps(row | {"images": size(config), "devices": devices} | cost(config, devices)) + "\n")
+
+
+def size(config: Pretraining) -> int:
+    """How many images are trained on."""
+    known = data.DATASETS[config.dataset.partition(":")[0]].train
+    return config.train_size or known or (len(data.read(config.dataset, "train")[1]["labels"]) if data.found(config.dataset) else 1000)
+
+
+def shown(experiment: str, notes: Path) -> str:
+    """The trainings that a notebook would ask for, noted as JSON lines, as a table; then their sum in a sentence."""
+    rows = pd.read_json(notes, lines=True)
+    if rows.empty:
+        return f"## {experiment}\n\nnothing to train\n"
+    rows["clusters"] = rows["clusters"].fillna("")
+    keys = ["dataset", "encoder", "method", "clusters", "images", "epochs", "steps", "batch_size", "devices"]
+    table = rows.groupby(keys, sort=False).agg(seeds=("seed", "size"), hours=("hours", "mean"), gigabytes=("gigabytes", "mean"))
+    table = table.reset_index().rename(columns={"hours": "hours each", "gigabytes": "GB a device"}).round(2)
+    todo = rows[rows["to_train"]]
+    sentence = f"{len(todo)} of {len(rows)} trainings to do, about {todo['hours'].sum():.1f} hours on this machine"
+    if gone := sorted(rows.loc[~rows["found"], "dataset"].unique()):
+        sentence += f"; not at hand, planned with stand-ins: {', '.join(gone)}"
+    return f"## {experiment}\n\n{figures.markdown(table)}\n\n{sentence}.\n"
+
+
+def cost(config: Pretraining, devices: int = 1) -> dict[str, float]:
     """Steps, hours and, for each device, GB of memory of a training with its evaluation; an estimate, nothing is trained."""
     seconds, fixed, each = _measured(config.encoder, config.image_size or 32)
-    steps = config.epochs * (images // config.batch_size)
+    steps = config.epochs * (size(config) // config.batch_size)
     share = config.batch_size / devices
     hours = (1 + 1 / config.epochs) * steps * share * seconds / 3600  # the evaluation takes about as long as an epoch
     return {"steps": steps, "hours": hours, "gigabytes": (fixed + share * each) / 1e9}

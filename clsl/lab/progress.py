@@ -8,7 +8,6 @@ from contextlib import contextmanager
 
 from tqdm import tqdm
 
-from .. import data
 from ..config import Pretraining
 from . import plan
 
@@ -31,7 +30,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         if self.missing:
             self.sizes = [_steps(config) for config in self.missing]
-            seconds = sum(plan.cost(config, _images(config))["hours"] * 3600 for config in self.missing)
+            seconds = sum(plan.cost(config)["hours"] * 3600 for config in self.missing)
             self._say(f"the {len(self.missing)} to do take about {_minutes(seconds)} here")
             self.bar = tqdm(total=sum(self.sizes), file=_Out(), bar_format="{desc} · {percentage:.0f} % · {remaining} left")
             self.bar.delay = 0
@@ -68,13 +67,9 @@ class Progress:
                 file.write(line + "\n")
 
 
-def _images(config: Pretraining) -> int:
-    return config.train_size or data.DATASETS[config.dataset.partition(":")[0]].train or len(data.read(config.dataset, "train")[1]["labels"])
-
-
 def _steps(config: Pretraining) -> int:
     """Steps of a training, and for the evaluation as many as of an epoch."""
-    return (config.epochs + 1) * (_images(config) // config.batch_size)
+    return (config.epochs + 1) * (plan.size(config) // config.batch_size)
 
 
 def _minutes(seconds: float) -> str:

@@ -103,7 +103,7 @@ def _code(file: str, reader: str | None = None) -> Iterator[str]:
     """What counts in a file: each definition, without what cannot change a number; of a reader's file only what the reader uses."""
     tree = ast.parse((ROOT / "clsl" / f"{file}.py").read_text())
     if reader is None:
-        yield from map(_plain, tree.body)
+        yield from filter(None, map(_plain, tree.body))
         return
     defined = {name: node for node in tree.body for name in _names(node)}
     wanted, used = [reader], set()
@@ -116,7 +116,7 @@ def _code(file: str, reader: str | None = None) -> Iterator[str]:
 
 def _names(node: ast.stmt) -> list[str]:
     if isinstance(node, ast.Assign):
-        return [target.id for target in node.targets if isinstance(target, ast.Name)]
+        return [each.id for target in node.targets for each in ast.walk(target) if isinstance(each, ast.Name)]
     return [node.name] if hasattr(node, "name") else []
 
 

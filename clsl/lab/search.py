@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from . import ROOT, methods, reproduce, runs
-from .train import Pretraining
+from .. import ROOT, config, methods
+from ..config import Pretraining
+from . import reproduce, runs
 
 CLUSTERS = "wordnet:level=9"  # for the methods that have none of their own
 ATTRIBUTES = "annotators:k=4,noise=10"
@@ -39,7 +40,7 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     table = table.sort_values("method", key=lambda column: column.map(order), kind="stable", ignore_index=True)
     table.to_csv(path, index=False, float_format="%.6g")
     text = json.dumps(best(table), indent=1)
-    Path(methods.__file__).with_name("settings.json").write_text(text + "\n")
+    Path(config.__file__).with_name("settings.json").write_text(text + "\n")
     return table
 
 
@@ -59,7 +60,7 @@ def best(table: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _config(method: str, lr: float, temperature: float) -> Pretraining:
-    quick, cpu = reproduce.profile_values("quick"), reproduce.profile_values("cpu")
+    quick, cpu = (reproduce.read(profile)["training"] for profile in ("quick", "cpu"))
     names = ("dataset", "train_size", "test_size", "encoder", "batch_size")
     epochs = cpu["epochs"] * cpu["train_size"] // quick["train_size"]
     own = methods.METHODS[method]

@@ -7,15 +7,15 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from . import clusters, data, figures, information, wordnet
-from .wordnet import Hierarchy
+from .. import clusters, data, information, wordnet
+from ..wordnet import Hierarchy
+from . import figures
 
 
 def describe(name: str, spec: str | None = None, image_size: int | None = None) -> str:
     """A data set in a few lines, and where its sheet of examples was drawn, on clusters named as clusters.make reads them.
 
-    Files are packed for views of `image_size` pixels, if they were not yet. Raises what data.load and clusters.make raise, and
-    ValueError for k-means, whose clusters a training makes.
+    Files are packed for views of `image_size` pixels, if they were not yet. Raises what data.load and clusters.make raise.
     """
     lines = []
     for split in ("train", "test"):
@@ -24,8 +24,6 @@ def describe(name: str, spec: str | None = None, image_size: int | None = None) 
     images = data.load(name, "train", image_size=image_size)
     spec = spec or clusters_of(images)
     z = clusters.make(spec, images)
-    if isinstance(z, clusters.KMeans):
-        raise ValueError(f"{spec} has no clusters yet: a training makes them, of what the network has learned")
     i, h = information.mutual_information(z, images.labels), information.conditional_entropy(z, given=images.labels)
     lines.append(
         f"clusters {spec}: {len(z.unique())}, I(Z;T) = {i:.2f} of H(T) = {information.entropy(images.labels):.2f} bits, "
@@ -35,7 +33,7 @@ def describe(name: str, spec: str | None = None, image_size: int | None = None) 
 
 
 def _counts(name: str, split: str, images: data.Images) -> list[str]:
-    size, kind = data.SIZES.get(name.partition(":")[0]), name.partition(":")[0]
+    known_size = data.DATASETS[name.partition(":")[0]]
     known = [field for field in ("synsets", "attributes", "tags", "columns") if getattr(images, field) is not None]
     shape = "×".join(str(n) for n in images.images.shape)
     lines = [f"{name} {split}: {shape} uint8, {len(images.class_names)} classes; also known: {', '.join(known) or 'nothing'}"]
@@ -47,12 +45,12 @@ def _counts(name: str, split: str, images: data.Images) -> list[str]:
     lines += [
         "  " + textwrap.shorten(f"{what}: {', '.join(names)}", 120, placeholder=" …") for what, names in named.items() if names
     ]
-    if kind not in ("metadata", "folder"):
+    if known_size.train:
         a = 0 if images.attributes is None else images.attributes.shape[1]
         expected = {
-            "images": (len(images), getattr(size, split)),
-            "classes": (len(images.class_names), size.classes),
-            "attributes": (a, size.attributes),
+            "images": (len(images), getattr(known_size, split)),
+            "classes": (len(images.class_names), known_size.classes),
+            "attributes": (a, known_size.attributes),
         }
         lines += [f"  {n} {what} instead of {m}" for what, (n, m) in expected.items() if n != m]
     lines += [f"  left out: {reason}" for reason in images.left_out]
@@ -71,19 +69,22 @@ def clusters_of(images: data.Images) -> str:
     return "labels"
 
 
-def draw(images: data.Images, z: torch.Tensor, name: str, spec: str, rows: int = 8, columns: int = 12) -> Path:
+def draw(images: data.Images, z: torch.Tensor, name: str, spec: str, rows: int = 8) -> Path:
     """The first images of the largest clusters, a cluster a row; saved to figures/data/."""
     figures.style()
-    largest = z.bincount().argsort(descending=True)[:rows].tolist()
-    figure, axes = plt.subplots(len(largest), 1, figsize=(7, 0.62 * len(largest)), squeeze=False)
-    for k, ax in zip(largest, axes[:, 0]):
-        shown = images.subset((z == k).nonzero()[:columns, 0])
-        ax.imshow(shown.images.transpose(1, 0, 2, 3).reshape(shown.images.shape[1], -1, 3), interpolation="nearest")
-        ax.set(xticks=[], yticks=[], xlim=(0, columns * shown.images.shape[1]))
-        ax.spines[:].set_visible(False)
-        ax.set_ylabel(f"Z = {k}", rotation=0, ha="right", va="center")
+    largest = {k: _name(images, z, k, spec) for k in z.bincount().argsort(descending=True)[:rows].tolist()}
+    figure = figures.sheet(images, z, largest)
     figure.suptitle(f"{name}, {spec}: the largest of {int(z.max()) + 1} clusters", fontsize=10)
-    path = figures.folder("data") / f"{re.sub(r'[^a-z0-9]+', '_', f'{name} {spec}'.lower())}.png"
+    path = figures.folder("data") / f"{re.sub(r'[^a-z0-9]+', '_', f'{name} {spec}'.lower())[-100:]}.png"
     figure.savefig(path)
     plt.close(figure)
     return path
+
+
+def _name(images: data.Images, z: torch.Tensor, k: int, spec: str) -> str:
+    """What the images of a cluster are: their synset at the level of WordNet, or else their first two classes."""
+    classes = images.labels[z == k].unique().tolist()
+    kind, options = clusters.options(spec) if ":" in spec and not spec.startswith("column:") else (spec, {})
+    if kind == "wordnet":
+        return wordnet.Hierarchy(images.synsets).at(options["level"])[classes[0]].name().split(".")[0].replace("_", " ")
+    return ", ".join(images.class_names[t] for t in classes[:2]) + (" …" if len(classes) > 2 else "")
