@@ -130,12 +130,17 @@ def _path(s: Synset) -> tuple[Synset, ...]:
     return (*above, s)
 
 
+class _English(WordNetCorpusReader):
+    def map_wn(self, version: str = "wordnet") -> None:
+        """Nothing: the map to other versions is for other languages, and would take seconds."""
+
+
 @functools.cache
 def _corpus() -> WordNetCorpusReader:
     root = _installed() or _fetched()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has no multilingual functions; we need none
-        return WordNetCorpusReader(root, None)
+        return _English(root, None)
 
 
 def _installed() -> nltk.data.PathPointer | None:

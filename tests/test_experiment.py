@@ -46,7 +46,7 @@ def test_told_at_once(on_noise, monkeypatch, capsys):
 def test_the_bar_counts_steps_and_the_evaluation(on_noise, monkeypatch, tmp_path):
     monkeypatch.setenv("CLSL_PROGRESS", str(tmp_path / "progress"))
     runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)])
-    lines = (tmp_path / "progress").read_text().splitlines()
+    lines = [line for line in (tmp_path / "progress").read_text().splitlines() if line]
     assert lines[0] == "2 trainings: 0 there already, 2 to do" and lines[1].startswith("the 2 to do take about 0:0")
     assert any(line.startswith("training 1 of 2, simclr on instances · ") for line in lines)
     assert lines[-1].startswith("training 2 of 2, simclr on instances · 100 % · 00:00 left")

@@ -51,11 +51,13 @@ def test_the_finding_is_made_of_the_claims():
     rows = []
     for claim, words, d in [("A1", "Cl-InfoNCE at level 4 > SimCLR", 4), ("A1", "Cl-InfoNCE with 4 attributes > SimCLR", 2)]:
         rows.append({"claim": claim, "comparison": words, "difference": d})
+    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 4", "difference": 5})
     rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9", "difference": -2.5})
     rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9 after 720,000 views", "difference": 9})
     rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > CMC at level 9", "difference": 1.5})
     said = report.finding(pd.DataFrame(rows))
-    assert "+3.0 points against SimCLR (mean of 2 kinds" in said and "it is -2.5 at trainings" in said and "+1.5 (mean of 1)" in said
+    assert "from SimCLR by +3.0 points (mean of 2 kinds of clusters; +4.0 at the best)" in said
+    assert "+5.0 at the coarsest level and -2.5 at the finest" in said and "by +1.5 (mean of 1)" in said
 
 
 def test_what_made_the_results():

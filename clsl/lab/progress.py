@@ -77,7 +77,7 @@ def _minutes(seconds: float) -> str:
 
 
 def _in_notebook() -> bool:
-    return "ipykernel" in sys.modules
+    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
 
 
 class _Out:

@@ -16,9 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import pandas as pd
 import papermill
 import torch
 import yaml
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 
 from .. import ROOT, config, data
 from ..config import Pretraining
@@ -57,25 +60,31 @@ def reproduce(
     with _environment(**environment):
         before = {path.parent.name for path in runs.folder().glob("*/record.json")}
         _run_all(todo, profile, command)
+    if not notebooks:
+        _prune(profile)
     _say_where_from(profile, before)
     print(report.closing(profile))
 
 
 def _run_all(todo: Sequence[Planned], profile: str, command: str) -> None:
     clock = _Clock([each.experiment for each in todo], profile)
-    for i, each in enumerate(todo, 1):
-        title = f"[{i}/{len(todo)}] {each.experiment}"
-        with _live_line(title, clock):
-            try:
-                _papermill(each, profile)
-            except papermill.PapermillExecutionError as error:
-                output = report.shown(figures.folder(profile) / f"{each.experiment}.ipynb")
-                raise RuntimeError(f"{_failure(each, error)} — see {output}") from None
-        seconds = clock.done(each.experiment)
-        print(f"{title} · {int(seconds) // 60}:{int(seconds) % 60:02d} min", flush=True)
-        _record_provenance(profile, each.experiment, command, seconds)
-        if each.notebook.stem.startswith("00"):
-            report.page(profile)
+    with _kernel() as kernel:
+        for i, each in enumerate(todo, 1):
+            _run(each, profile, command, kernel, clock, f"[{i}/{len(todo)}] {each.experiment}")
+
+
+def _run(each: Planned, profile: str, command: str, kernel: AsyncKernelManager, clock: "_Clock", title: str) -> None:
+    with _live_line(title, clock):
+        try:
+            _papermill(each, profile, kernel)
+        except papermill.PapermillExecutionError as error:
+            output = report.shown(figures.folder(profile) / f"{each.experiment}.ipynb")
+            raise RuntimeError(f"{_failure(each, error)} — see {output}") from None
+    seconds = clock.done(each.experiment)
+    print(f"{title} · {_minutes(seconds)}", flush=True)
+    _record_provenance(profile, each.experiment, command, seconds)
+    if each.notebook.stem.startswith("00"):
+        report.page(profile)
 
 
 def check(profile: str, n: int) -> None:
@@ -112,13 +121,22 @@ def _same(path: Path) -> bool:
     return losses[0] == losses[1] and kept["predicted"] == new["predicted"] and all(old == now for old, now in pairs.values())
 
 
+def _prune(profile: str) -> None:
+    """Leave only the records and encoders that a table of the profile speaks of."""
+    folder = figures.folder(profile)
+    tables = [pd.read_csv(path) for path in folder.glob("*.csv")]
+    named = {name for table in tables if "config" in table for name in table["config"]}
+    for path in [*folder.glob("records/*.json"), *folder.glob("encoders/*.safetensors")]:
+        if path.stem not in named:
+            path.unlink()
+
+
 def _say_where_from(profile: str, before: set[str]) -> None:
     """How many of a profile's trainings were done now, and how many were there."""
-    if (table := figures.folder(profile) / "results.csv").exists():
-        names = set(figures.pd.read_csv(table)["config"])
-        now = names & {path.parent.name for path in runs.folder().glob("*/record.json")} - before
-        kept = names - before - now
-        print(f"{len(names)} trainings: {len(kept)} from committed records, {len(names & before)} from runs/, {len(now)} trained now\n")
+    names = {path.stem for path in figures.folder(profile).glob("records/*.json")}
+    now = names & {path.parent.name for path in runs.folder().glob("*/record.json")} - before
+    kept = names - before - now
+    print(f"{len(names)} trainings: {len(kept)} from committed records, {len(names & before)} from runs/, {len(now)} trained now\n")
 
 
 def profiles() -> list[str]:
@@ -271,33 +289,47 @@ def _dry_run(todo: Sequence[Planned], profile: str) -> None:
         notes = Path(scratch) / "plan"
         notes.touch()
         with _environment(CLSL_FIGURES=scratch, CLSL_DRY_RUN=str(notes)):
-            for each in todo:
-                if "training" in each.parameters:
+            with _kernel() as kernel:
+                for each in (each for each in todo if "training" in each.parameters):
                     print(f"planning {each.experiment} …", file=sys.stderr, flush=True)
-                    with contextlib.suppress(_Planned):
-                        _papermill(each, profile, stop=_Planned)
+                    try:
+                        _papermill(each, profile, kernel)
+                    except papermill.PapermillExecutionError as error:
+                        if error.ename != "DryRun":
+                            raise _failure(each, error) from None
                     print(plan.shown(each.experiment, notes), flush=True)
                     notes.write_text("")
 
 
-class _Planned(Exception):
-    pass
-
-
-def _papermill(each: Planned, profile: str, stop: type[Exception] | None = None) -> None:
+@contextlib.contextmanager
+def _kernel() -> Iterator[AsyncKernelManager]:
+    """One kernel for all notebooks, for what a kernel imports takes longer than most notebooks do from records."""
+    kernel = AsyncKernelManager(kernel_name="python3")
+    run_sync(kernel.start_kernel)(extra_arguments=["--log-level=ERROR"])  # its warnings are none of the reader's
     try:
-        papermill.execute_notebook(
-            os.path.relpath(each.notebook),
-            os.path.relpath(figures.folder(profile) / f"{each.experiment}.ipynb"),
-            each.parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            extra_arguments=["--log-level=ERROR"],  # the kernel's warnings are none of the reader's
-        )
-    except papermill.PapermillExecutionError as error:
-        if stop is None:
-            raise
-        raise stop if error.ename == "DryRun" else _failure(each, error) from None
+        yield kernel
+    finally:
+        run_sync(kernel.shutdown_kernel)(now=True)
+
+
+def _papermill(each: Planned, profile: str, kernel: AsyncKernelManager) -> None:
+    """Run a notebook in a kernel that has forgotten the names and counts of the notebook before."""
+    client = kernel.blocking_client()
+    client.start_channels()
+    client.execute_interactive("import os\n" + f"os.environ.update({_passed_on()!r})\nget_ipython().reset(new_session=True)")
+    client.stop_channels()
+    papermill.execute_notebook(
+        os.path.relpath(each.notebook),
+        os.path.relpath(figures.folder(profile) / f"{each.experiment}.ipynb"),
+        each.parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        km=kernel,
+    )
+
+
+def _passed_on() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("CLSL_")}
 
 
 def _failure(each: Planned, error: papermill.PapermillExecutionError) -> RuntimeError:
