@@ -14,7 +14,7 @@ from .encoders import ENCODERS
 from .methods import METHODS, WMSE
 
 # Each method's learning rate and temperature at the small profiles: `python -m clsl search` chooses them, and writes this file.
-SETTINGS = json.loads(Path(__file__).with_name("settings.json").read_text())
+SETTINGS = json.loads(Path(__file__).with_name("searched.json").read_text())
 SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items() if f"{name}+progressive" in METHODS}
 
 
@@ -38,9 +38,9 @@ class Pretraining:
     epochs: int = knob(10, low=1)
     batch_size: int = knob(128, low=2)  # images, of each of which the loss sees two views; an incomplete last batch is left out
     lr: float | None = knob(None, above=0)  # at its highest; None: what search.py found for the method
-    warmup: float = knob(0.1, low=0, high=1)  # share of the steps in which the learning rate rises from 1e-5, before a cosine
+    warmup: float = knob(0.1, low=0, high=1)  # share of the steps in which lr rises from 1e-5, before a cosine; authors: 0.33
     optimizer: str = knob("sgd", choices=("sgd", "lars"))  # SGD with Nesterov's momentum, or LARS, for large batches
-    momentum: float = knob(0.9, above=0, below=1)  # of SGD or LARS
+    momentum: float = knob(0.9, above=0, below=1)  # of SGD or LARS; the authors' code: 0.95
     weight_decay: float = knob(1e-4, low=0)
     temperature: float | None = knob(None, above=0)  # of the loss; None: what search.py found for the method
     base_temperature: float | None = knob(None, above=0)  # 0.07 for the factor τ/0.07 left in the authors' code

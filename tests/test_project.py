@@ -8,7 +8,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from clsl import ROOT, config
-from clsl.lab import records, report
+from clsl.lab import fingerprint, records, report
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements.lock").read_text()
@@ -59,7 +59,7 @@ def test_the_committed_results_are_those_of_their_records():
     paths = list((ROOT / "figures" / "cpu" / "records").glob("*.json"))
     for path in paths:
         chosen = config.from_fields(json.loads(path.read_text())["config"])
-        assert records.name(chosen) == path.stem, "made by another source: ./reproduce.sh cpu trains it anew"
+        assert fingerprint.name(chosen) == path.stem, "made by another source: ./reproduce.sh cpu trains it anew"
         record = records.read(path, chosen)
         if path.stem in results.index:
             top1 = results.loc[[path.stem], "top1"]
@@ -108,7 +108,7 @@ def test_arrows_go_one_way():
 
 def test_every_file_that_can_change_a_number_counts():
     """What the hash of a run's source covers, and all that these files import on the method's floor, but for dictionaries."""
-    graph, covered = imports(), {*records._FLOOR, "methods/contrastive", "data/cifar"}
+    graph, covered = imports(), {*fingerprint._FLOOR, "methods/contrastive", "data/cifar"}
     reached, wanted = set(), ["train", "evaluate", "methods/contrastive"]
     while wanted:
         if (name := wanted.pop()) not in reached:

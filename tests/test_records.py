@@ -11,7 +11,7 @@ from conftest import count_trainings
 from clsl import ROOT, evaluate, runs
 from clsl.config import Pretraining
 from clsl.data import cifar, layouts
-from clsl.lab import records
+from clsl.lab import fingerprint, records
 from clsl.methods import METHODS
 
 CONFIG = Pretraining(epochs=1, batch_size=32)
@@ -47,12 +47,12 @@ class C:
 @pytest.fixture
 def code(tmp_path, monkeypatch):
     """What counts in a source."""
-    monkeypatch.setattr(records, "ROOT", tmp_path)
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
     (tmp_path / "clsl").mkdir()
 
     def counted(source, reader=None):
         (tmp_path / "clsl" / "file.py").write_text(source)
-        return list(records._code("file", reader))
+        return list(fingerprint._code("file", reader))
 
     return counted
 
@@ -118,18 +118,18 @@ def test_of_a_readers_file_only_what_the_reader_uses_counts(code):
 def source(tmp_path, monkeypatch):
     """The source of a configuration once a file's text was changed, in a copy."""
     shutil.copytree(ROOT / "clsl", tmp_path / "clsl", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(records, "ROOT", tmp_path)
-    monkeypatch.setattr(records, "_digest", records._digest.__wrapped__)  # without its cache
+    monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
+    monkeypatch.setattr(records, "_digest", fingerprint._digest.__wrapped__)  # without its cache
 
     def changed(config, file=None, old="", new=""):
         if file is None:
-            return records.source(config)
+            return fingerprint.source(config)
         path = tmp_path / "clsl" / f"{file}.py"
         before = path.read_text()
         assert before.count(old) == 1, (file, old)
         path.write_text(before.replace(old, new))
         try:
-            return records.source(config)
+            return fingerprint.source(config)
         finally:
             path.write_text(before)
 
@@ -196,7 +196,7 @@ def test_a_record_keeps_what_it_was_given(tmp_path):
     record = records.read(tmp_path / "record.json", CONFIG)
     assert record["config"] == dataclasses.asdict(CONFIG) and len(record["history"]) == 20
     assert torch.equal(records.predicted(record), predicted)
-    assert record["made_by"]["source"] == records.source(CONFIG) and record["made_by"].keys() >= records.machine().keys()
+    assert record["made_by"]["source"] == fingerprint.source(CONFIG) and record["made_by"].keys() >= records.machine().keys()
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
 
 
@@ -253,7 +253,7 @@ SAID |= dict.fromkeys(["of another score", "of fewer images"], "has predictions 
 def kept(tmp_path, monkeypatch, on_noise, noise):
     """The path of CONFIG's record among the committed ones."""
     monkeypatch.setenv("CLSL_RECORDS", str(tmp_path / "records"))
-    path = tmp_path / "records" / f"{records.name(CONFIG)}.json"
+    path = tmp_path / "records" / f"{fingerprint.name(CONFIG)}.json"
     written(path, noise=noise)
     return path
 

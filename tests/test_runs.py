@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from clsl import ROOT, augment, evaluate, runs, train
 from clsl.config import Pretraining
-from clsl.lab import claims, records
+from clsl.lab import claims, fingerprint, records
 
 SHORT = dict(epochs=2, batch_size=32)
 
@@ -111,7 +111,7 @@ def test_killed_at_any_moment_is_never_killed(process, tmp_path):
         running.join()
         assert running.exitcode == 0
     assert killed
-    folders = [tmp_path / name / records.name(MANY) for name in ("killed", "whole")]
+    folders = [tmp_path / name / fingerprint.name(MANY) for name in ("killed", "whole")]
     kept = [records.read(folder / "record.json", MANY) for folder in folders]
     losses = [[row["loss"] for row in record["history"]] for record in kept]
     assert losses[0] == losses[1] and len(losses[0]) == 30 and kept[0]["predicted"] == kept[1]["predicted"]
@@ -158,7 +158,7 @@ def test_the_name_of_a_run_is_its_configuration_and_its_code(monkeypatch):
     name = runs._folder(Pretraining()).name
     assert re.fullmatch(r"simclr-[0-9a-f]{12}", name)
     assert name != runs._folder(Pretraining(lr=0.1)).name
-    monkeypatch.setattr(records, "source", lambda config: "another")
+    monkeypatch.setattr(fingerprint, "source", lambda config: "another")
     assert name != runs._folder(Pretraining()).name
 
 
@@ -166,7 +166,7 @@ def test_table_and_summary(on_noise):
     table = runs.table(runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)]), "an_experiment")
     first = "experiment dataset encoder method clusters level k num_clusters seed epochs h_z i_zt h_z_given_t top1 knn seconds"
     assert list(table) == [*first.split(), "config", "probe", "hardware"]
-    assert table["config"].tolist() == [records.name(Pretraining(seed=seed, **SHORT)) for seed in (0, 1)]
+    assert table["config"].tolist() == [fingerprint.name(Pretraining(seed=seed, **SHORT)) for seed in (0, 1)]
     summary = claims.summary(table)
     assert len(summary) == 1 and summary["seeds"].item() == 2
     assert summary["top1"].item() == pytest.approx(table["top1"].mean())

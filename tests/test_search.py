@@ -29,5 +29,5 @@ def test_the_settings_are_what_the_search_found():
     table = pd.read_csv(ROOT / "figures" / "search.csv")
     assert table["method"].value_counts().to_dict() == {method: 6 for method in SEARCHED}
     found = search.best(table)
-    assert json.loads((ROOT / "clsl" / "settings.json").read_text()) == found
+    assert json.loads((ROOT / "clsl" / "searched.json").read_text()) == found
     assert all(SETTINGS[method] == found[method.removesuffix("+progressive")] for method in methods.METHODS)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from .. import data
 from ..config import Pretraining
-from . import claims, figures, plan, records, runs
+from . import claims, figures, fingerprint, plan, runs
 
 
 class DryRun(Exception):
@@ -53,7 +53,7 @@ class Experiment:
         self.results = pd.concat([self.results, table]).drop_duplicates("config", ignore_index=True)
         figures.record(self.results, "results", self.profile, self.name)
         for run in found:
-            kept = figures.folder(self.profile) / "records" / f"{records.name(run.config)}.json"
+            kept = figures.folder(self.profile) / "records" / f"{fingerprint.name(run.config)}.json"
             kept.parent.mkdir(exist_ok=True)
             if not kept.exists():
                 shutil.copyfile(run.path, kept)
@@ -62,8 +62,8 @@ class Experiment:
     def keep(self, results: pd.DataFrame) -> None:
         """Keep the encoders of some rows of the table in figures/<profile>/encoders/, in bfloat16, where the weights are at hand."""
         for run in self.finished:
-            if records.name(run.config) in set(results["config"]) and (weights := run.path.with_name("encoder.safetensors")).exists():
-                runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{records.name(run.config)}.safetensors")
+            if fingerprint.name(run.config) in set(results["config"]) and (weights := run.path.with_name("encoder.safetensors")).exists():
+                runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{fingerprint.name(run.config)}.safetensors")
 
     def save(self, figure: Figure, name: str) -> None:
         """Save a figure as <experiment>_<name>.svg and .png, which know what made them."""

@@ -25,7 +25,7 @@ from jupyter_core.utils import run_sync
 
 from .. import ROOT, config, data
 from ..config import Pretraining
-from . import figures, plan, records, report, runs
+from . import figures, fingerprint, plan, records, report, runs
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -106,7 +106,7 @@ def _same(path: Path) -> bool:
     kept = json.loads(path.read_text())
     chosen = config.from_fields(kept["config"])
     kept, here = records.read(path, chosen), records.machine()
-    if path.stem != records.name(chosen):
+    if path.stem != fingerprint.name(chosen):
         raise ValueError(f"the record {path.name} is of another source: check it out at commit {kept['made_by']['commit'][:7]}")
     for name in ("device", "bfloat16", "torch"):
         if kept["made_by"][name] != here[name]:

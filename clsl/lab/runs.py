@@ -21,7 +21,7 @@ from torch import nn
 from .. import ROOT, clusters, data, device, encoders, evaluate, train
 from ..config import Pretraining
 from ..methods import METHODS
-from . import records
+from . import fingerprint, records
 from .progress import Progress
 
 
@@ -94,7 +94,7 @@ def find(config: Pretraining, fresh: bool = False) -> Run | None:
     """
     given = os.environ.get("CLSL_RECORDS")
     folders = [Path(given)] if given else [] if given == "" else sorted(ROOT.glob("figures/*/records"))
-    for path in (_folder(config) / "record.json", *(folder / f"{records.name(config)}.json" for folder in folders if not fresh)):
+    for path in (_folder(config) / "record.json", *(folder / f"{fingerprint.name(config)}.json" for folder in folders if not fresh)):
         if path.exists():
             try:
                 record = records.read(path, config)
@@ -131,7 +131,7 @@ def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
         row |= {"clusters": config.clusters, "level": options.get("level"), "k": options.get("k")}
         row |= {"num_clusters": result["num_clusters"], "seed": config.seed, "epochs": config.epochs}
         row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "top1", "knn", "seconds")}
-        row |= {"config": records.name(config), "probe": config.probe, "hardware": records.hardware(run.record["made_by"])}
+        row |= {"config": fingerprint.name(config), "probe": config.probe, "hardware": records.hardware(run.record["made_by"])}
         rows.append(row)
     return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
 
@@ -200,7 +200,7 @@ def folder() -> Path:
 
 
 def _folder(config: Pretraining) -> Path:
-    return folder() / records.name(config)
+    return folder() / fingerprint.name(config)
 
 
 def _launch(config: Pretraining, devices: int, on_step: Callable[[int], None]) -> None:

@@ -24,7 +24,7 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     As many steps as the cpu profile takes, on half of its images. With a quarter of the steps an untrained network would be nearly
     as good as a trained one, and a search would choose the learning rate that trains the least.
 
-    Writes figures/search.csv, a row a run, and the best settings to clsl/settings.json, where train.Pretraining finds
+    Writes figures/search.csv, a row a run, and the best settings to clsl/searched.json, where train.Pretraining finds
     them. top1 is that on images of the training split that are not trained on. Raises ValueError for an unknown method.
     """
     known = [name for name in methods.METHODS if not name.endswith("+progressive")]  # which keep their objective's
@@ -41,7 +41,7 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     table = table.sort_values("method", key=lambda column: column.map(order), kind="stable", ignore_index=True)
     table.to_csv(path, index=False, float_format="%.6g")
     text = json.dumps(best(table), indent=1)
-    Path(config.__file__).with_name("settings.json").write_text(text + "\n")
+    Path(config.__file__).with_name("searched.json").write_text(text + "\n")
     return table
 
 
