@@ -20,7 +20,7 @@ from PIL import Image
 from clsl import ROOT, clusters, data, information, runs, wordnet
 from clsl.config import Pretraining
 from clsl.data import downloads, layouts, packing
-from clsl.lab import figures, reproduce, sheet
+from clsl.lab import figures, profiles, reproduce, sheet
 
 OFFICIAL = ROOT.parent / "shared" / "data" / "official"
 
@@ -462,7 +462,7 @@ def reproduced(tmp_path_factory):
                 MAKERS[name](root / name)
             given = ["dataset", name if name == "cifar100" else f"{name}:{root / name}", *SHORT, *options]
             given = [word for word in given if word != "-p"]
-            (planned,) = reproduce.planned("smoke", [notebook], list(zip(given[::2], given[1::2])))
+            (planned,) = profiles.planned("smoke", [notebook], list(zip(given[::2], given[1::2])))
             reproduce._papermill(planned, "smoke", kernel)
             tables[name] = pd.read_csv(figures.folder("smoke") / "results.csv")
     return tables

@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from clsl import ROOT, __main__, config
-from clsl.lab import figures, records, reproduce
+from clsl.lab import figures, profiles, records, reproduce
 
-NOTEBOOKS = sorted(reproduce.NOTEBOOKS.glob("[0-9]*.ipynb"))
+NOTEBOOKS = sorted(profiles.NOTEBOOKS.glob("[0-9]*.ipynb"))
 
 
 def clsl(*arguments):
@@ -181,17 +181,17 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, monkeyp
 
 
 def test_a_profile_with_a_typo(monkeypatch, tmp_path):
-    profiles = tmp_path / "notebooks" / "profiles"
-    profiles.mkdir(parents=True)
-    (tmp_path / "notebooks" / "03_wordnet.ipynb").write_text((reproduce.NOTEBOOKS / "03_wordnet.ipynb").read_text())
-    (profiles / "mine.yml").write_text("epoch: 3\n")
-    (profiles / "odd.yml").write_text("seeds: 3\n")
-    (profiles / "own.yml").write_text("03_wordnet:\n  epoch: 3\n")
-    (profiles / "list.yml").write_text("03_wordnet:\n  - levels: [3]\n")
-    (profiles / "field.yml").write_text("training: {epoch: 3}\n")
-    (profiles / "empty.yml").write_text("")
-    (profiles / "broken.yml").write_text("training: [cifar10\n")
-    monkeypatch.setattr(reproduce, "NOTEBOOKS", tmp_path / "notebooks")
+    folder = tmp_path / "notebooks" / "profiles"
+    folder.mkdir(parents=True)
+    (tmp_path / "notebooks" / "03_wordnet.ipynb").write_text((profiles.NOTEBOOKS / "03_wordnet.ipynb").read_text())
+    (folder / "mine.yml").write_text("epoch: 3\n")
+    (folder / "odd.yml").write_text("seeds: 3\n")
+    (folder / "own.yml").write_text("03_wordnet:\n  epoch: 3\n")
+    (folder / "list.yml").write_text("03_wordnet:\n  - levels: [3]\n")
+    (folder / "field.yml").write_text("training: {epoch: 3}\n")
+    (folder / "empty.yml").write_text("")
+    (folder / "broken.yml").write_text("training: [cifar10\n")
+    monkeypatch.setattr(profiles, "NOTEBOOKS", tmp_path / "notebooks")
     for name, message in [
         ("own", "profile own sets 'epoch' for 03_wordnet, which does not declare it"),
         ("list", "profile list: 03_wordnet needs NAME: VALUE lines, or a list of them with a training: dataset: each"),
@@ -206,13 +206,13 @@ def test_a_profile_with_a_typo(monkeypatch, tmp_path):
 
 
 def test_values_get_the_type_of_the_default():
-    assert reproduce._typed("lr", 1, 0.5) == 1.0 and isinstance(reproduce._typed("lr", 1, 0.5), float)
-    assert reproduce._typed("epochs", 3, 6) == 3
-    assert reproduce._typed("lr", reproduce._parsed("lr", "1e-2"), 0.5) == 0.01  # which YAML takes for text
-    assert reproduce._typed("levels", [4, 9], [1]) == [4, 9]
+    assert profiles._typed("lr", 1, 0.5) == 1.0 and isinstance(profiles._typed("lr", 1, 0.5), float)
+    assert profiles._typed("epochs", 3, 6) == 3
+    assert profiles._typed("lr", profiles._parsed("lr", "1e-2"), 0.5) == 0.01  # which YAML takes for text
+    assert profiles._typed("levels", [4, 9], [1]) == [4, 9]
     for value, default in [("3", 6), (3.5, 6), (True, 6), (6, True), (3, "x"), (3, [1]), (["a"], [1]), ("x", 0.5)]:
         with pytest.raises(ValueError, match="must be of type"):
-            reproduce._typed("name", value, default)
+            profiles._typed("name", value, default)
 
 
 def test_a_failing_cell_is_named(tmp_path):
@@ -291,23 +291,23 @@ def test_the_notebooks_are_short():
     assert lines <= 950  # and may only shrink
 
 
-@pytest.mark.parametrize("profile", reproduce.profiles())
+@pytest.mark.parametrize("profile", profiles.names())
 def test_profiles_fit_the_notebooks(profile):
     """And every parameter of every notebook stands in every profile, so that a default changed in a notebook changes none."""
-    planned, values = reproduce.planned(profile), reproduce.read(profile)
+    planned, values = profiles.planned(profile), profiles.read(profile)
     assert {each.notebook for each in planned} == set(NOTEBOOKS)
     assert len({each.experiment for each in planned}) == len(planned)
     for notebook in NOTEBOOKS:
         own = values.get(notebook.stem, {})
         for each in own if isinstance(own, list) else [own]:
-            declared = reproduce.defaults(notebook)
+            declared = profiles.defaults(notebook)
             assert set(declared) - {"profile", "experiment"} <= {*values, *each}, notebook.stem
             if "training" in declared:
                 assert set(declared["training"]) <= {*values["training"], *each.get("training", {})}
 
 
 def test_a_notebook_can_have_values_of_its_own_and_several_of_them():
-    planned = {each.experiment: each.parameters for each in reproduce.planned("paper")}
+    planned = {each.experiment: each.parameters for each in profiles.planned("paper")}
     assert [name for name in planned if name.startswith("04")] == [
         f"04_attributes_{d}" for d in ("utzappos50k", "cub200", "wider")
     ]
@@ -317,16 +317,16 @@ def test_a_notebook_can_have_values_of_its_own_and_several_of_them():
     assert wordnet["training"]["lr"] == 0.01 and wider["experiment"] == "04_attributes_wider"
     assert planned["06_dual_head"]["training"]["base_temperature"] is None  # its own, stronger than that of all
     given = [("dataset", "cub200:/in/this/folder"), ("epochs", "7")]
-    one = reproduce.planned("paper", ["04"], given)
+    one = profiles.planned("paper", ["04"], given)
     assert [each.experiment for each in one] == ["04_attributes_cub200"] and one[0].parameters["training"]["epochs"] == 7
     assert one[0].parameters["training"]["dataset"] == "cub200:/in/this/folder"
 
 
 def test_the_defaults_are_the_quick_profile():
     """So that what ./reproduce.sh trained comes back at once in Jupyter."""
-    values = reproduce.read("quick")
+    values = profiles.read("quick")
     for notebook in NOTEBOOKS:
-        defaults = reproduce.defaults(notebook)
+        defaults = profiles.defaults(notebook)
         assert defaults.pop("profile") == "scratch" and defaults.pop("experiment", notebook.stem) == notebook.stem
         for name, default in defaults.items():
             assert default == values[name], (notebook.stem, name)
@@ -335,15 +335,15 @@ def test_the_defaults_are_the_quick_profile():
 def test_a_saved_change_in_jupyter_changes_no_plan(tmp_path, monkeypatch):
     """`lab` opens copies; and even a changed default in notebooks/ would not reach a profile."""
     notebooks = tmp_path / "notebooks"
-    shutil.copytree(reproduce.NOTEBOOKS, notebooks)
-    before = reproduce.planned("quick", ["03"])[0].parameters
+    shutil.copytree(profiles.NOTEBOOKS, notebooks)
+    before = profiles.planned("quick", ["03"])[0].parameters
     stored = nbformat.read(notebooks / "03_wordnet.ipynb", as_version=4)
     for cell in stored.cells:
         cell.source = cell.source.replace("levels = [4, 8, 9, 11]", "levels = [2]")
     nbformat.write(stored, notebooks / "03_wordnet.ipynb")
-    monkeypatch.setattr(reproduce, "NOTEBOOKS", notebooks)
-    assert reproduce.defaults(notebooks / "03_wordnet.ipynb")["levels"] == [2]
-    assert reproduce.planned("quick", ["03"])[0].parameters == before
+    monkeypatch.setattr(profiles, "NOTEBOOKS", notebooks)
+    assert profiles.defaults(notebooks / "03_wordnet.ipynb")["levels"] == [2]
+    assert profiles.planned("quick", ["03"])[0].parameters == before
 
 
 def test_check_trains_records_anew(tmp_path, monkeypatch, capsys, smoke):

@@ -1,0 +1,161 @@
+"""What the notebooks are run with: a profile's parameters and those of the command line, strict about names, types and ranges."""
+
+import ast
+import contextlib
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import nbformat
+import yaml
+
+from .. import ROOT, config, data
+from ..config import Pretraining
+
+NOTEBOOKS = ROOT / "notebooks"
+
+
+class Planned(NamedTuple):
+    """A notebook to run: its file, the name of its results, and the parameters it declares."""
+
+    notebook: Path
+    experiment: str
+    parameters: dict[str, Any]
+
+
+def names() -> list[str]:
+    """The names of the profiles, from the quickest."""
+    found = [path.stem for path in (NOTEBOOKS / "profiles").glob("*.yml")]
+    order = ["smoke", "quick", "cpu", "gpu", "paper"]
+    return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+
+
+def read(profile: str) -> dict[str, Any]:
+    """A profile: values for all notebooks; under a notebook's name its own, or a list of them, to run it once for each.
+
+    `like: NAME` begins with the values of another profile. Raises ValueError for an unknown or a broken profile.
+    """
+    if profile not in names():
+        raise ValueError(f"unknown profile {profile!r}: choose from {', '.join(names())} (or, without a profile, lab, slides, test)")
+    try:
+        values = yaml.safe_load((NOTEBOOKS / "profiles" / f"{profile}.yml").read_text())
+    except yaml.YAMLError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"profile {profile} is not a list of NAME: VALUE lines in YAML: compare {NOTEBOOKS / 'profiles'}")
+    for name, own in values.items():
+        each = own if isinstance(own, list) else [own]
+        several = isinstance(own, list) and not all(isinstance(one, dict) and "dataset" in one.get("training", {}) for one in each)
+        if _is_notebook(name) and (several or not all(isinstance(one, dict) for one in each)):
+            raise ValueError(f"profile {profile}: {name} needs NAME: VALUE lines, or a list of them with a training: dataset: each")
+    return _merged(read(values.pop("like")), values) if "like" in values else values
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Two profiles as one, the second stronger; trainings are merged field by field."""
+    out = {**below, **above}
+    if "training" in below and "training" in above:
+        out["training"] = {**below["training"], **above["training"]}
+    return out
+
+
+def _is_notebook(name: str) -> bool:
+    return (NOTEBOOKS / f"{name}.ipynb").exists()
+
+
+def planned(profile: str, notebooks: Sequence[str] = (), overrides: Sequence[tuple[str, str]] = ()) -> list[Planned]:
+    """The notebooks whose names begin as given (all if none is), in order but for 00, which reads what the others found.
+
+    Each with the parameters that it declares, typed as their defaults; strict where papermill is lax.
+    """
+    values, given = read(profile), {}
+    for name, text in overrides:
+        if name in given:
+            raise ValueError(f"parameter {name} is given twice: {given[name]!r} and {text!r}")
+        given[name] = _parsed(name, text)
+    everything = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"), key=lambda path: (path.name.startswith("00"), path.name))
+    for name in notebooks:
+        if not any(path.name.startswith(name) for path in everything):
+            raise ValueError(f"unknown notebook {name!r}: choose from {', '.join(sorted(path.stem for path in everything))}")
+    declared = {path: defaults(path) for path in everything}
+    wanted = [path for path in everything if not notebooks or path.name.startswith(tuple(notebooks))]
+    _check_names(profile, values, given, declared, wanted)
+    return [
+        Planned(path, experiment, _chosen(profile, path, experiment, own, declared[path], values, given))
+        for path in wanted
+        for experiment, own in _variants(path.stem, values.get(path.stem, {}), given)
+    ]
+
+
+def _check_names(profile: str, values: Mapping, given: Mapping, declared: Mapping[Path, Mapping], wanted: Sequence[Path]) -> None:
+    known = sorted({name for own in declared.values() for name in own})
+    for name in values:
+        if name not in known and not _is_notebook(name):
+            raise ValueError(f"profile {profile} sets {name!r}, which no notebook declares: choose from {', '.join(known)}")
+    if "profile" in given:
+        raise ValueError("the profile is the first argument, not a parameter: ./reproduce.sh smoke")
+    here = sorted({name for path in wanted for name in [*declared[path], *(_FIELDS if "training" in declared[path] else ())]})
+    for name in given:
+        if name not in here:
+            near = [other for other in here if other.startswith(name.rstrip("s")) or name.startswith(other.rstrip("s"))]
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ValueError(f"unknown parameter {name!r}{hint}: the notebooks to run declare {', '.join(here)}")
+
+
+def _variants(notebook: str, own: Mapping | Sequence[Mapping], given: Mapping) -> list[tuple[str, Mapping]]:
+    """Name of the results and a notebook's own values, of which a profile may give several, each for a data set."""
+    if isinstance(own, Mapping):
+        return [(notebook, own)]
+    kind = str(given.get("dataset", "")).partition(":")[0]  # the one of that kind: cub200:/in/this/folder
+    some = [each for each in own if each["training"]["dataset"] == kind] or (own[:1] if kind else own)
+    return [(f"{notebook}_{each['training']['dataset']}", each) for each in some]
+
+
+def _chosen(profile: str, notebook: Path, experiment: str, own: Mapping, declared: Mapping, values: Mapping, given: Mapping) -> dict[str, Any]:
+    if unknown := set(own) - set(declared):
+        raise ValueError(f"profile {profile} sets {min(unknown)!r} for {notebook.stem}, which does not declare it")
+    direct = {name: value for name, value in given.items() if name in declared}
+    fields = {name: value for name, value in given.items() if name in _FIELDS and name not in declared}
+    everything = _merged(_merged(_merged(declared, values), own), direct)
+    everything |= {"experiment": experiment, "profile": profile}
+    out = {name: _typed(name, everything[name], default) for name, default in declared.items()}
+    if "training" in declared:
+        out["training"] = {**out["training"], **fields}
+        checked = config.from_fields({**out["training"], "method": "simclr", "clusters": None})
+        out["training"] = {name: getattr(checked, name) if value is not None else None for name, value in out["training"].items()}
+        if checked.dataset.partition(":")[0] not in data.DATASETS:
+            raise ValueError(f"unknown data set {checked.dataset!r}: choose from {', '.join(data.DATASETS)}")
+    return out
+
+
+_FIELDS = {field.name for field in dataclasses.fields(Pretraining)} - {"method", "clusters", "seed"}
+
+
+def defaults(notebook: Path) -> dict[str, Any]:
+    """The parameters that a notebook declares, and their defaults."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
+
+
+def _parsed(name: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ValueError(f"parameter {name} has a value that is neither YAML nor JSON: {text!r}") from None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return float(value)  # YAML reads 1e-2 as text
+    return value
+
+
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """The value in the type of the default, and a list's items in the type of the default's first."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if type(value) is type(default):
+        if default and type(value) is list:
+            return [_typed(f"{name}[{i}]", item, default[0]) for i, item in enumerate(value)]
+        return value
+    raise ValueError(f"parameter {name} must be of type {type(default).__name__}, like {default!r}, got {value!r}")
