@@ -45,11 +45,11 @@ export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} \
 
 case "${1:-quick}" in
     test) shift; exec "$python" -m pytest "$@" ;;
-    lab) # Jupyter saves by itself: it gets copies in work/, so that exploring changes no experiment
+    lab) # Jupyter saves by itself: it gets copies in exploring/, so that exploring changes no experiment
         shift
-        mkdir -p work
-        cp -n notebooks/*.ipynb work/
-        echo "reproduce.sh: these are your own copies, in work/; delete one to begin it again"
-        exec "$python" -m jupyterlab --notebook-dir . "$@" work/00_overview.ipynb ;;
+        mkdir -p exploring
+        cp -n notebooks/*.ipynb exploring/
+        echo "reproduce.sh: these are your own copies, in exploring/; delete one to begin it again"
+        exec "$python" -m jupyterlab --notebook-dir . "$@" exploring/00_overview.ipynb ;;
     *) exec "$python" -m clsl reproduce "$@" ;;
 esac

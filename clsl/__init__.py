@@ -1,5 +1,6 @@
 """The executable companion to the Cl-InfoNCE papers. Read the modules in the order of the method (README.md)."""
 
+import importlib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figures/, runs/
@@ -8,7 +9,5 @@ ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figur
 def __getattr__(name: str):
     """`from clsl import runs`, from wherever the house keeps it; only then, for torch takes seconds to import."""
     if name == "runs":
-        from .lab import runs
-
-        return runs
+        return importlib.import_module("clsl.lab.runs")
     raise AttributeError(f"module 'clsl' has no attribute {name!r}")
