@@ -2,9 +2,9 @@ import time
 
 import pytest
 
-from clsl import runs
+from clsl import information, runs
 from clsl.lab import figures, progress
-from clsl.lab.experiment import Experiment, chosen, configurations
+from clsl.lab.experiment import Experiment, bits, chosen, configurations
 from clsl.train import Pretraining
 
 SHORT = dict(epochs=2, batch_size=32, train_size=96)
@@ -20,11 +20,20 @@ def test_an_experiment_trains_keeps_and_compares(on_noise):
     assert row["difference"] == pytest.approx(ours["top1"].mean() - theirs["top1"].mean()) and row["n"] == 2
     more = here.train(configurations({**SHORT, "epochs": 1}, methods[:1], seeds=[0, 1]))
     assert len(more) == 2 and len(here.results) == 6 and len(here.finished) == 6
+    epochs = here.histories().merge(results[["config", "k"]].dropna())  # of the runs on attributes
+    assert epochs["trained"].tolist() == [0, 1] * 2 and set(epochs["method"]) == {"cl_infonce"} and len(here.histories()) == 10
     folder = figures.folder("test")
     assert len(list((folder / "records").glob("*.json"))) == 6
     kept = figures.pd.read_csv(folder / "results.csv")
     assert len(kept) == 6 and figures.pd.read_csv(folder / "claims.csv")["comparison"].tolist() == ["ours > theirs"]
     assert here.show(results)["method"].tolist() == ["SimCLR", "Cl-InfoNCE"] and len(here.show_verdicts()) == 1
+
+
+def test_what_clusters_know(noise):
+    table = bits(noise, ["labels", "instances"])
+    h_t = information.entropy(noise.labels)
+    assert table.loc["labels"].tolist() == pytest.approx([len(noise.class_names), h_t, 0, h_t])
+    assert table.loc["instances", "I(Z;T)"] == pytest.approx(h_t) and table.loc["instances", "clusters"] == len(noise)
 
 
 def test_nothing_to_train():

@@ -119,7 +119,7 @@ def source(tmp_path, monkeypatch):
     """The source of a configuration once a file's text was changed, in a copy."""
     shutil.copytree(ROOT / "clsl", tmp_path / "clsl", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(fingerprint, "ROOT", tmp_path)
-    monkeypatch.setattr(records, "_digest", fingerprint._digest.__wrapped__)  # without its cache
+    monkeypatch.setattr(fingerprint, "_digest", fingerprint._digest.__wrapped__)  # without its cache
 
     def changed(config, file=None, old="", new=""):
         if file is None:

@@ -1,3 +1,4 @@
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 
@@ -30,6 +31,21 @@ def test_the_table_of_results_is_in_words():
     both = figures.table(pd.concat([results(), results(epochs=4)]))
     assert both["epochs"].tolist() == ["2", "4"] and "epochs" not in figures.table(results())
     assert not both.isna().any(axis=None)
+
+
+def test_curves():
+    """A line where a method has several x, a point where it has one; a baseline across; every label once."""
+    rows = [results(k=k, method="cl_infonce") for k in (2, 4)] + [results(k=4, method="cmc"), results()]
+    figure, axes = plt.subplots(1, 2)
+    for ax in axes:
+        figures.curves(ax, pd.concat(rows), "k", ("cl_infonce", "cmc", "pcl"), ["simclr"], {2: "two", 4: "four"}, xlabel="k")
+    several, one = (container.lines[0] for container in axes[0].containers)
+    assert several.get_xdata().tolist() == [2, 4] and several.get_linestyle() == "-"
+    assert one.get_xdata().tolist() == [4] and one.get_linestyle() == "None"
+    assert axes[0].get_lines()[-1].get_ydata() == [51, 51]
+    assert [label.get_text() for label in axes[0].get_xticklabels()] == ["two", "four"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["SimCLR", "Cl-InfoNCE", "CMC"] and len(figure.legends) == 1
+    plt.close(figure)
 
 
 def test_markdown():

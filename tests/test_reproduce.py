@@ -44,11 +44,11 @@ def test_the_results_of_03(smoke):
     results = pd.read_csv(folder / "results.csv")
     results = results[results["experiment"] == "03_wordnet"]
     counts = results[results["epochs"] == 1]["method"].value_counts().to_dict()
-    assert counts == {"cl_infonce": 4, "cross_entropy": 2, "cmc": 2, "simclr": 1, "supcon": 1}
+    assert counts == {"cl_infonce": 2, "cross_entropy": 1, "cmc": 1, "simclr": 1, "supcon": 1}
     assert results["top1"].between(5, 60).all() and results["knn"].between(5, 60).all()
     assert results[results["epochs"] == 2]["method"].tolist() == ["cl_infonce", "cross_entropy"]
     wordnet = results[(results["method"] == "cl_infonce") & (results["epochs"] == 1)]
-    assert wordnet["num_clusters"].tolist() == [2, 3, 6, 8]
+    assert wordnet["num_clusters"].tolist() == [2, 3]
     assert wordnet["i_zt"].is_monotonic_increasing and (wordnet["h_z_given_t"] < 1e-9).all()
     simclr = results[results["method"] == "simclr"].iloc[0]
     assert simclr["num_clusters"] == 512 and simclr["h_z"] == 9
@@ -67,7 +67,7 @@ def test_every_claim_gets_verdicts(smoke):
     folder, printed = smoke
     claims = pd.read_csv(folder / "claims.csv")
     counts = claims.groupby(["claim", "experiment"]).size().to_dict()
-    assert counts[("A1", "03_wordnet")] == 4 and counts[("A2", "03_wordnet")] == 5 and counts[("A2", "04_attributes")] == 3
+    assert counts[("A1", "03_wordnet")] == 2 and counts[("A2", "03_wordnet")] == 3 and counts[("A2", "04_attributes")] == 3
     assert counts[("A3", "05_kmeans")] == 5 and counts[("A3", "06_dual_head")] == 2 and counts[("A4", "07_information")] >= 5
     assert counts[("B1", "08_partial_information")] == 4
     assert (claims["verdict"] == "one seed").all()
@@ -288,7 +288,7 @@ def test_the_notebooks_are_short():
         cells = nbformat.read(notebook, as_version=4).cells
         code = [cell.source.splitlines() for cell in cells if cell.cell_type == "code"]
         lines += sum(bool(line.strip()) for cell in code for line in cell) if notebook.stem != "02_by_hand" else 0
-    assert lines <= 950  # and may only shrink
+    assert lines <= 790  # and may only shrink
 
 
 @pytest.mark.parametrize("profile", profiles.names())

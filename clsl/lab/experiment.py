@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from .. import data
+from .. import clusters, data, information
 from ..config import Pretraining
 from . import claims, figures, fingerprint, plan, runs
 
@@ -80,6 +80,12 @@ class Experiment:
         figures.record(self.verdicts, "claims", self.profile, self.name)
         return row
 
+    def histories(self) -> pd.DataFrame:
+        """A row for each epoch of each run, with the run's method, clusters and name; `trained`: the epochs before it."""
+        runs = {fingerprint.name(run.config): run for run in self.finished}
+        own = {name: dict(config=name, method=run.config.method, clusters=run.config.clusters) for name, run in runs.items()}
+        return pd.concat(run.history.assign(trained=lambda rows: rows["epoch"] - 1, **own[name]) for name, run in runs.items())
+
     def show(self, results: pd.DataFrame | None = None) -> pd.DataFrame:
         """Mean ± standard error over seeds, in words: what was trained, its clusters, and what that was worth."""
         return figures.table(self.results if results is None else results)
@@ -94,6 +100,16 @@ def chosen(results: pd.DataFrame, **values: Any) -> pd.DataFrame:
     for column, value in values.items():
         results = results[results[column] == value]
     return results
+
+
+def bits(images: data.Images, specs: Sequence[str]) -> pd.DataFrame:
+    """What some clusters, as clusters.make names them, know of the images' labels: a row each, in bits."""
+    rows, t = {}, images.labels
+    for spec in specs:
+        z = clusters.make(spec, images)
+        i, h = information.mutual_information(z, t), information.conditional_entropy(z, given=t)
+        rows[spec] = {"clusters": len(z.unique()), "I(Z;T)": i, "H(Z|T)": h, "H(Z)": information.entropy(z)}
+    return pd.DataFrame(rows.values(), pd.Index(rows, name="clusters Z"))
 
 
 def configurations(training: Mapping[str, Any], methods: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Pretraining]:

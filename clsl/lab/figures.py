@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -60,26 +61,39 @@ def look(method: str) -> dict[str, str]:
     return {"color": colour, "marker": marker, "label": name}
 
 
-def curve(ax: plt.Axes, results: pd.DataFrame, x: str, y: str = "top1") -> None:
-    """One method's y against x, columns of a table: means over seeds with standard errors, joined where there are several."""
-    if results.empty:
-        return
-    points = results.groupby(x)[y].agg(["mean", "sem"])
-    line = "-" if len(points) > 1 else ""
-    ax.errorbar(points.index.astype(float), points["mean"], points["sem"], ls=line, capsize=3, **look(results["method"].iloc[0]))
+def curves(
+    ax: plt.Axes, results: pd.DataFrame, x: str, methods: Sequence[str], baselines=(), ticks=None, y="top1", **texts: Any
+) -> None:
+    """y against x, columns of a table, a curve for each method: means over seeds with standard errors; one legend a figure.
+
+    baselines: methods whose mean goes across the whole width, with a band of one standard error. A method trained at one x only is
+    a point. ticks: place on the x axis → what stands there; texts: for ax.set.
+    """
+    for method in methods:
+        points = results[results["method"] == method].groupby(x)[y].agg(["mean", "sem"])
+        if len(points):
+            line = "-" if len(points) > 1 else ""
+            ax.errorbar(points.index.astype(float), points["mean"], points["sem"], ls=line, capsize=3, **look(method))
+    for method in baselines:
+        mean, error = results.loc[results["method"] == method, y].agg(["mean", "sem"])
+        ax.axhline(mean, lw=1, clip_on=False, **look(method))
+        if error > 0:
+            ax.axhspan(mean - error, mean + error, color=COLOURS[method], alpha=0.15, lw=0)
+    if pd.api.types.is_integer_dtype(results[x]):
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half epochs
+    if y == "top1" and ax.get_subplotspec().is_first_col():
+        ax.set_ylabel("linear probe, top-1 (%)")
+    ax.set(**texts)
+    if ticks:
+        ax.set_xticks(list(ticks), list(ticks.values()))
+        ax.minorticks_off()
+    one_legend(ax.figure)
 
 
-def baseline(ax: plt.Axes, results: pd.DataFrame) -> None:
-    """One method's top1 across the whole width: its mean over seeds as a line, with a band of one standard error."""
-    mean, error, looks = results["top1"].mean(), results["top1"].sem(), look(results["method"].iloc[0])
-    ax.axhline(mean, lw=1, clip_on=False, **looks)
-    if error > 0:
-        ax.axhspan(mean - error, mean + error, color=looks["color"], alpha=0.15, lw=0)
-
-
-def one_legend(figure: Figure, *axes: plt.Axes) -> None:
-    """Every label of some axes once, beside them."""
-    named = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels())}
+def one_legend(figure: Figure) -> None:
+    """Every label of a figure's axes once, beside them, in place of an earlier legend."""
+    figure.legends.clear()
+    named = {label: handle for ax in figure.axes for handle, label in zip(*ax.get_legend_handles_labels())}
     figure.legend(named.values(), named.keys(), loc="outside right center")
 
 
