@@ -92,7 +92,7 @@ def merged(t: torch.Tensor, steps: int, seed: int) -> torch.Tensor:
     if steps < 0:
         raise ValueError(f"steps must not be negative, got {steps}")
     z, generator = from_labels(t), torch.Generator().manual_seed(seed)
-    for _ in range(steps):
+    for _ in range(min(steps, len(z).bit_length())):  # then one cluster is left
         z = torch.randperm(int(z.max()) + 1, generator=generator)[z] // 2
     return z
 
@@ -110,7 +110,7 @@ def split(t: torch.Tensor, depth: int, seed: int) -> torch.Tensor:
     order = order[t[order].sort(stable=True).indices]  # by class, at random within
     counts = t.bincount()
     rank = torch.arange(len(t)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-    parts = min(2**depth, 2 ** len(t).bit_length())
+    parts = 2 ** min(depth, len(t).bit_length())
     part = torch.empty_like(t)
     part[order] = rank * parts // counts.repeat_interleave(counts)
     return from_labels(t * parts + part)

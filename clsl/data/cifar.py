@@ -61,11 +61,8 @@ def cifar100(folder: Path, split: str) -> tuple[np.ndarray, dict]:
 
 
 def _kept(folder: Path, split: str, **fields) -> tuple[np.ndarray, dict]:
-    try:
-        images = np.load(folder / f"{split}-images.npy", mmap_mode="c")  # torch wants to be able to write; the file stays
-        labels = torch.from_numpy(np.load(folder / f"{split}-labels.npy"))
-    except (OSError, ValueError, EOFError) as error:
-        raise OSError(f"the cached images in {folder} are damaged ({error}): delete that folder and load again") from None
+    images = np.load(folder / f"{split}-images.npy", mmap_mode="c")  # torch wants to be able to write; the file stays
+    labels = torch.from_numpy(np.load(folder / f"{split}-labels.npy"))
     tags, superclasses = folder / f"{split}-tags.json", folder / f"{split}-superclasses.npy"
     if tags.exists():
         fields["tags"] = tuple(json.loads(tags.read_text()))

@@ -16,6 +16,8 @@ import platformdirs
 from filelock import FileLock
 from tqdm import tqdm
 
+from . import kept
+
 
 def cache() -> Path:
     """Where data is kept: $CLSL_DATA, else the user's cache folder."""
@@ -26,16 +28,19 @@ def once(name: str, make: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, filled by `make(path)` if it is not there yet.
 
     `make` works in a temporary folder that is renamed when it is complete, under a lock, so that a
-    half-finished download never counts and two processes fetch once. Raises OSError, in one line, where the
-    cache cannot be written.
+    half-finished download never counts and two processes fetch once. A folder that is damaged is filled again.
+    Raises OSError, in one line, where the cache cannot be written.
     """
     path = cache() / name
-    if path.exists():
+    if kept.whole(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(path.name + ".lock")):
-            if not path.exists():
+            kept.whole.cache_clear()
+            if not kept.whole(path):
+                if path.exists():
+                    print(f"clsl: {path} is damaged, or of an earlier version: it is made again", file=sys.stderr)
                 _make_whole(path, make)
     except OSError as error:
         if error.strerror is None:  # a sentence already, not the system's complaint
@@ -51,9 +56,12 @@ def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
     try:
         unfinished.mkdir()
         make(unfinished)
+        kept.seal(unfinished)
         for part in (unfinished, *unfinished.rglob("*")):
             part.chmod(0o755 if part.is_dir() else 0o644)  # NLTK refuses what others could write
+        shutil.rmtree(path, ignore_errors=True)
         unfinished.rename(path)
+        kept.whole.cache_clear()
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

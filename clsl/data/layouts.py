@@ -309,8 +309,9 @@ def _by_number(names: dict[str, str]) -> dict[int, str]:
 def selected(fields: Mapping[str, Any], indices: torch.Tensor) -> dict[str, Any]:
     """What fields of Images, all but the pixels, say of the images at int64 indices [n]."""
     out = {name: fields[name][indices] for name in ("labels", "attributes", "aspects") if fields.get(name) is not None}
-    if fields.get("tags") is not None:
-        out["tags"] = tuple(fields["tags"][i] for i in indices.tolist())
+    for name in ("tags", "files"):
+        if fields.get(name) is not None:
+            out[name] = tuple(fields[name][i] for i in indices.tolist())
     if fields.get("columns") is not None:
         out["columns"] = {name: column[indices] for name, column in fields["columns"].items()}
     return out

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 
 from .. import ROOT
@@ -67,8 +68,8 @@ def _names(node: ast.stmt) -> list[str]:
 def _plain(node) -> str:
     """A syntax tree as text, the same under every version of Python.
 
-    Left out are comments, docstrings, type hints, imports, what an error says, and conditions that only raise one: a reworded
-    message or one more check changes no number.
+    Left out are comments, docstrings, type hints, imports, what an error says, and checks: conditions that only raise an error,
+    functions named check, or check_ and more, and calls of these as statements. A reworded message or one more check changes no number.
     """
     if isinstance(node, list):
         kept = [item for item in node if not (isinstance(item, ast.stmt) and _idle(item))]
@@ -83,10 +84,16 @@ def _plain(node) -> str:
     return f"{type(node).__name__}({','.join(f'{field}={_plain(value)}' for field, value in sorted(parts))})"
 
 
+_CHECK = re.compile("_?check(_|$)")
 _HINTS = ("annotation", "returns", "type_comment", "kind", "type_params", "ctx")
 
 
 def _idle(node: ast.stmt) -> bool:
+    if isinstance(node, ast.FunctionDef):
+        return bool(_CHECK.match(node.name))
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+        called = node.value.func
+        return bool(_CHECK.match(getattr(called, "id", getattr(called, "attr", ""))))
     if isinstance(node, ast.If):
         return not node.orelse and all(isinstance(each, ast.Raise) for each in node.body)
     text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

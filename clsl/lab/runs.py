@@ -20,6 +20,7 @@ from torch import nn
 
 from .. import ROOT, clusters, data, device, encoders, evaluate, train
 from ..config import Pretraining
+from ..data import kept
 from ..methods import METHODS
 from . import fingerprint, records
 from .progress import Progress
@@ -172,7 +173,7 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> 
         result["left_out"] = left_out
     save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors")
     records.write(folder / "record.json", config, result, history, predicted)
-    checkpoint.unlink()
+    kept.remove(checkpoint)
 
 
 def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:

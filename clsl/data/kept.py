@@ -1,0 +1,80 @@
+"""What is kept on disk is whole, or found out: every file has a checksum, and gets its name when it is complete."""
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_FORM = b"clsl checkpoint 1 "  # the version of the form, then the checksum of the rest
+_SEAL = "whole.json"
+
+
+def seal(folder: Path) -> None:
+    """Keep the checksums of all files of a folder in it."""
+    files = {path.relative_to(folder).as_posix(): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    (folder / _SEAL).write_text(json.dumps({"form": 1, "files": files}, indent=1))
+
+
+@functools.cache
+def whole(folder: Path) -> bool:
+    """Whether a folder has all its files as they were sealed; each folder is read once in a process."""
+    try:
+        kept = json.loads((folder / _SEAL).read_text())
+        return kept["form"] == 1 and all(_checksum(folder / name) == checksum for name, checksum in kept["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Keep the state of a training in place of the one before, which stays beside it. Raises OSError where the disk is full."""
+    unfinished, buffer = path.with_suffix(".unfinished"), io.BytesIO()
+    torch.save(state, buffer)
+    try:
+        with open(unfinished, "wb") as file:
+            file.write(_FORM + hashlib.sha256(buffer.getbuffer()).digest())
+            file.write(buffer.getbuffer())
+        if path.exists():
+            path.replace(_before(path))
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"the checkpoint {path} cannot be written ({error.strerror or error}): make room and run again") from None
+
+
+def load(path: Path, where: torch.device, config: dict[str, Any]) -> dict[str, Any] | None:
+    """The last whole state of a training of that configuration; None where there is none. What is damaged is named in a line."""
+    for each in (path, _before(path)):
+        if not each.exists():
+            continue
+        content = each.read_bytes()
+        checksum, rest = content[len(_FORM) : len(_FORM) + 32], content[len(_FORM) + 32 :]
+        if content.startswith(_FORM) and hashlib.sha256(rest).digest() == checksum:
+            with contextlib.suppress(pickle.UnpicklingError):  # more than weights
+                state = torch.load(io.BytesIO(rest), map_location=where, weights_only=True)
+                if state.get("config") == config:
+                    return state
+        said = "goes on from the one before" if each == path and _before(path).exists() else "begins again"
+        print(f"clsl: the checkpoint {each} is damaged, or of another training: the training {said}", file=sys.stderr)
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove the states of a training that is finished."""
+    for each in (path, _before(path)):
+        each.unlink(missing_ok=True)
+
+
+def _before(path: Path) -> Path:
+    return path.with_suffix(".before")
+
+
+def _checksum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
