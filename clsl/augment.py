@@ -75,7 +75,12 @@ def draw(
 
 
 def two_views(images: torch.Tensor, mean: Moments, std: Moments, generator: torch.Generator) -> torch.Tensor:
-    """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first."""
+    """Two views of each image: uint8 [N, 3, S, S] → float32 [2N, 3, S, S], channels last, first views first.
+
+    Raises ValueError for images of another shape or type.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+        raise ValueError(f"images must be uint8 [N, 3, S, S], got {images.dtype} of shape {tuple(images.shape)}")
     twice = images.repeat(2, 1, 1, 1)
     return view(twice, mean, std, draw(len(twice), generator))
 

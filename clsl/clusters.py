@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,8 +32,10 @@ def from_labels(t: torch.Tensor) -> torch.Tensor:
 def from_wordnet(synsets: Sequence[Synset], labels: torch.Tensor, level: int) -> torch.Tensor:
     """The ancestor of an image's class at a level of WordNet (0 is the root), after paper A's ImageNet-100 runs.
 
-    synsets: one a class; labels: int64 [N], indices into them. Raises ValueError for a level out of range.
+    synsets: one a class; labels: int64 [N], indices into them. Raises ValueError for a level or a label out of range.
     """
+    if labels.ndim != 1 or labels.is_floating_point() or not ((labels >= 0) & (labels < len(synsets))).all():
+        raise ValueError(f"labels must be integers [N] from 0 to {len(synsets) - 1}, one a synset, got {labels.unique().tolist()[:5]}")
     ancestors = Hierarchy(synsets).at(level)
     names = sorted({ancestor.name() for ancestor in ancestors})
     cluster_of_class = torch.tensor([names.index(ancestor.name()) for ancestor in ancestors])
@@ -203,6 +206,10 @@ def options(spec: str, makers: Mapping[str, Callable] | None = None) -> tuple[st
     name, _, rest = spec.partition(":")
     if makers is not None and name not in makers:
         raise ValueError(f"unknown clusters {spec!r}: choose from {', '.join(makers)}, column, kmeans")
+    if not re.fullmatch("[a-z_]*(:([a-z_]+=[0-9]+(,[a-z_]+=[0-9]+)*)?)?", spec):
+        raise ValueError(f"clusters {spec!r} have a wrong, missing or extra option: write them like wordnet:level=4")
+    if twice := [key for key in re.findall("[a-z_]+(?==)", spec) if len(re.findall(f"[:,]{key}=", spec)) > 1]:
+        raise ValueError(f"clusters {spec!r} have the option {twice[0]} twice")
     try:
         given = {key: int(value) for key, value in (pair.split("=") for pair in rest.split(",") if pair)}
         if makers is not None:

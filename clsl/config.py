@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from .augment import JITTER, SCALE
+from .data import check_name
 from .encoders import ENCODERS
 from .methods import METHODS, WMSE
 
@@ -28,29 +29,29 @@ class Pretraining:
     """Everything that decides the numbers of one run. A wrong value raises ValueError at once, in one line."""
 
     dataset: str = "cifar10"  # a name of data.DATASETS, with its folder after a colon where that is not in the cache
-    train_size: int | None = knob(None, low=2)  # images trained on, drawn once at random; None: all
-    test_size: int | None = knob(None, low=1)  # images tested on, drawn likewise
-    image_size: int | None = knob(None, low=8)  # pixels a side of the views; None: those of the images, 64 where they come from files
+    train_size: int | None = knob(None, low=2, high=10**9)  # images trained on, drawn once at random; None: all
+    test_size: int | None = knob(None, low=1, high=10**9)  # images tested on, drawn likewise
+    image_size: int | None = knob(None, low=8, high=4096)  # pixels a side of the views; None: those of the images, 64 where they come from files
     encoder: str = knob("tiny", choices=ENCODERS)
     method: str = knob("simclr", choices=METHODS)
     clusters: str | None = None  # as clusters.make reads them, "wordnet:level=4"; None: the method's own
     seed: int = knob(0, low=0, below=2**31)  # of the weights, the order, the views, and of clusters drawn at random
-    epochs: int = knob(10, low=1)
-    batch_size: int = knob(128, low=2)  # images, of each of which the loss sees two views; an incomplete last batch is left out
-    lr: float | None = knob(None, above=0)  # at its highest; None: what search.py found for the method
+    epochs: int = knob(10, low=1, high=10**6)
+    batch_size: int = knob(128, low=2, high=10**6)  # images, of each of which the loss sees two views; an incomplete last batch is left out
+    lr: float | None = knob(None, above=0, high=1000)  # at its highest; None: what search.py found for the method
     warmup: float = knob(0.1, low=0, high=1)  # share of the steps in which lr rises from 1e-5, before a cosine; authors: 0.33
     optimizer: str = knob("sgd", choices=("sgd", "lars"))  # SGD with Nesterov's momentum, or LARS, for large batches
     momentum: float = knob(0.9, above=0, below=1)  # of SGD or LARS; the authors' code: 0.95
-    weight_decay: float = knob(1e-4, low=0)
-    temperature: float | None = knob(None, above=0)  # of the loss; None: what search.py found for the method
-    base_temperature: float | None = knob(None, above=0)  # 0.07 for the factor τ/0.07 left in the authors' code
-    projection_dim: int = knob(128, low=1)
+    weight_decay: float = knob(1e-4, low=0, high=1)
+    temperature: float | None = knob(None, above=0, high=1000)  # of the loss; None: what search.py found for the method
+    base_temperature: float | None = knob(None, above=0, high=1000)  # 0.07 for the factor τ/0.07 left in the authors' code
+    projection_dim: int = knob(128, low=1, high=10**6)
     crop: float = knob(SCALE[0], above=0, high=1)  # the smallest share of an image's area in a view; the authors' dual head: 0.08
     jitter: float = knob(JITTER, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
     warmup_crop: float | None = knob(None, above=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.2
     warmup_jitter: float | None = knob(None, low=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.4
     blur: float = knob(0.0, low=0, high=1)  # probability of a blurred view; the authors' dual head: 0.5
-    queue_size: int = knob(4096, low=1)  # of MoCo and PCL, in projections; the authors' scripts for small data: 16384
+    queue_size: int = knob(4096, low=1, high=10**9)  # of MoCo and PCL, in projections; the authors' scripts for small data: 16384
     encoder_momentum: float = knob(0.99, above=0, below=1)  # of the slow copy of MoCo, PCL, BYOL; those scripts: 0.8 or 0.999
     refresh: float = knob(0.1, low=0, high=1)  # share of the training after which +progressive clusters anew; 1: never
     pseudo_loss: str = knob("cl_infonce", choices=("cl_infonce", "cross_entropy"))  # of +progressive
@@ -76,6 +77,7 @@ class Pretraining:
             raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
 
     def _check_together(self) -> None:
+        check_name(self.dataset)
         if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
             raise ValueError(
                 f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"
@@ -86,13 +88,32 @@ class Pretraining:
 
 def read(path: Path) -> Pretraining:
     """The configuration in a YAML or JSON file of fields. Raises ValueError for an unknown or a wrong one, OSError for no file."""
+    return from_fields(named_values(path))
+
+
+def named_values(path: Path) -> dict[str, Any]:
+    """The NAME: VALUE lines of a YAML or JSON file. Raises ValueError for another file, or a name that stands there twice."""
     try:
-        fields = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_bytes(), _Strict)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path} must hold NAME: VALUE lines, got a {type(fields).__name__}")
-    return from_fields(fields)
+    except _Twice as error:
+        raise ValueError(f"{path} has {error} twice") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold NAME: VALUE lines, got a {type(values).__name__}")
+    return values
+
+
+class _Twice(Exception):
+    """A name that stands twice in one mapping."""
+
+
+class _Strict(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        names = [key.value for key, _ in node.value]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise _Twice(twice[0])
+        return super().construct_mapping(node, deep)
 
 
 def from_fields(fields: dict[str, Any]) -> Pretraining:

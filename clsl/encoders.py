@@ -38,6 +38,8 @@ def build(name: str, image_size: int | None = None) -> nn.Module:
     """
     if name not in ENCODERS:
         raise ValueError(f"unknown encoder {name!r}: choose from {', '.join(ENCODERS)}")
+    if image_size is not None and image_size < 8:
+        raise ValueError(f"image_size must be at least 8 pixels, got {image_size}")
     return ENCODERS[name](small=image_size is None or image_size <= 64).to(memory_format=torch.channels_last)
 
 

@@ -17,6 +17,7 @@ KNN_TEMPERATURE = 0.07
 
 def lbfgs_probe(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
     """The classes int64 [M] of features `test` [M, D], by a logistic regression on standardised features `train` [N, D], labels t [N]."""
+    _check(train, t, test)
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     weight = logistic_regression((train - mean) / std, t)
     return ((test - mean) / std @ weight[:-1] + weight[-1]).argmax(1)
@@ -86,6 +87,7 @@ def sgd_probe(
 @torch.no_grad()
 def knn(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
     """The classes int64 [M] by the k nearest features in cosine, each voting with exp(cosine/τ) (Wu et al. 2018); k = 20, τ = 0.07."""
+    _check(train, t, test)
     train, test = F.normalize(train, dim=1), F.normalize(test, dim=1)
     k, classes = min(NEIGHBOURS, len(train)), int(t.max()) + 1
     votes = []
@@ -114,6 +116,13 @@ def evaluate(
     else:
         predicted = sgd_probe(encoder, train, test, PROBES[probe], seed, image_size)
     return {"top1": accuracy(predicted, t_test), "knn": accuracy(knn(a, t, b), t_test)}, predicted.cpu()
+
+
+def _check(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> None:
+    if train.ndim != 2 or test.ndim != 2 or train.shape[1] != test.shape[1] or not len(train) or not train.isfinite().all():
+        raise ValueError(f"features must be finite [N, D] and [M, D], got shapes {tuple(train.shape)} and {tuple(test.shape)}")
+    if t.shape != train.shape[:1] or t.is_floating_point() or t.min() < 0:
+        raise ValueError(f"labels must be {len(train)} integers from 0, got {t.dtype} of shape {tuple(t.shape)}")
 
 
 def accuracy(predicted: torch.Tensor, t: torch.Tensor) -> float:

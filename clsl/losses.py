@@ -1,5 +1,6 @@
 """Stage 2: Cl-InfoNCE, the loss of paper A, as its authors train with it."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -54,8 +55,9 @@ def info_nce(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor | None = None, te
         L = -mean_i 1/|P(i)| Σ_{j∈P(i)} log( exp(u_i·v_j/τ) / Σ_a exp(u_i·v_a/τ) ),    P(i) = {j: z_j = z_i}
 
     u, v: [N, D], normalised inside. Without z, v_i is the one positive of u_i, as CMC contrasts two views (Tian et al. 2020);
-    with cluster ids z [N] it is the form across views of the authors' dual-head code.
+    with cluster ids z [N] it is the form across views of the authors' dual-head code. Raises ValueError as cl_infonce does.
     """
+    _check(u, v, torch.arange(len(u)) if z is None else z, temperature)
     with torch.autocast(u.device.type, enabled=False):
         everything = device.gathered_with_gradient(F.normalize(v.float(), dim=1))
         log_p = (F.normalize(u.float(), dim=1) @ everything.T / temperature).log_softmax(1)
@@ -67,6 +69,7 @@ def info_nce(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor | None = None, te
 
 def byol(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """The mean squared distance of the normalised rows of two [N, D]: 2 - 2 cos (Grill et al. 2020, equation 2); a scalar."""
+    _check_pair(prediction, target)
     return 2 - 2 * F.cosine_similarity(prediction.float(), target.float(), dim=1).mean()
 
 
@@ -77,6 +80,7 @@ def barlow_twins(u: torch.Tensor, v: torch.Tensor, redundancy: float = 5e-3) -> 
 
     u, v: [N, D] projections of the two views; redundancy: λ, the authors' 0.005. Over the batches of all processes.
     """
+    _check_pair(u, v)
     with torch.autocast(u.device.type, enabled=False):
         a, b = (_standardised(x.to(torch.promote_types(x.dtype, torch.float32))) for x in (u, v))
         c = device.total(a.T @ b) / (len(a) * device.world())
@@ -95,6 +99,7 @@ def w_mse(u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
     Raises ValueError as `whitened` does.
     """
+    _check_pair(u, v)
     with torch.autocast(u.device.type, enabled=False):
         mine = device.share(len(u) * device.world())
         a, b = (whitened(device.gathered_with_gradient(x.float()))[mine] for x in (u, v))
@@ -175,5 +180,12 @@ def _check(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, temperature: float
         raise ValueError(f"u and v must be floating tensors [N, D] of one shape, got {tuple(u.shape)} and {tuple(v.shape)}")
     if z.shape != u.shape[:1] or z.is_floating_point() or z.is_complex() or z.dtype == torch.bool:
         raise ValueError(f"z must hold {len(u)} integer cluster ids, got {z.dtype} of shape {tuple(z.shape)}")
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive, got {temperature}")
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"the temperature must be positive and finite, got {temperature}")
+    if not (u.is_cuda or u.isfinite().all() and v.isfinite().all()):
+        raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
+
+
+def _check_pair(u: torch.Tensor, v: torch.Tensor) -> None:
+    if u.ndim != 2 or u.shape != v.shape or len(u) == 0 or not (u.is_floating_point() and v.is_floating_point()):
+        raise ValueError(f"the two must be floating tensors [N, D] of one shape, got {tuple(u.shape)} and {tuple(v.shape)}")

@@ -59,6 +59,8 @@ class Hierarchy:
     def __init__(self, synsets: Sequence[Synset]):
         if not synsets:
             raise ValueError("a hierarchy needs at least one synset")
+        if any(s.pos() != "n" for s in synsets):
+            raise ValueError(f"a hierarchy is made of nouns, got {next(s.name() for s in synsets if s.pos() != 'n')}")
         self.synsets = tuple(synsets)
         self.paths = tuple(_path(s) for s in synsets)
 

@@ -336,12 +336,15 @@ def test_what_cannot_be_read_is_left_out_and_named(tmp_path):
     assert sorted(run.result["left_out"]) == left_out
 
 
-def test_too_many_that_cannot_be_read(tmp_path):
-    picture(tmp_path / "a" / "0.jpg")
-    for i in range(1, 10):
-        (tmp_path / "a" / f"{i}.jpg").touch()
-    with pytest.raises(OSError, match="of 8 images cannot be read, the first of them .*jpg: an empty file"):
+def test_none_that_can_be_read(tmp_path):
+    for i in range(10):
+        (tmp_path / "ab"[i % 2]).mkdir(exist_ok=True)
+        (tmp_path / "ab"[i % 2] / f"{i}.jpg").touch()
+    with pytest.raises(OSError, match="none of 8 images can be read, the first of them .*jpg: an empty file"):
         data.load(f"folder:{tmp_path}", "train")
+    for i in range(8):
+        picture(tmp_path / "ab"[i % 2] / f"{i}.jpg")
+    assert sum(len(data.load(f"folder:{tmp_path}", split).left_out) for split in ("train", "test")) == 2
 
 
 def test_packed_once_and_again_when_a_file_has_changed(tmp_path, monkeypatch):

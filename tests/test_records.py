@@ -8,9 +8,8 @@ import pytest
 import torch
 from conftest import count_trainings
 
-from clsl import ROOT, evaluate, runs
+from clsl import ROOT, data, evaluate, runs
 from clsl.config import Pretraining
-from clsl.data import cifar, layouts
 from clsl.lab import fingerprint, records
 from clsl.methods import METHODS
 
@@ -155,7 +154,7 @@ CUB = Pretraining(dataset="cub200")
         (CONFIG, "methods/momentum", "self.momentum = config", "self.momentum = 2 * config", False),
         (CONFIG, "methods/contrastive", "len(projections) // 2", "len(projections) // 3", True),
         (CONFIG, "lab/runs", "maxsize=4", "maxsize=5", False),
-        (Pretraining(dataset="folder"), "data/layouts", '{"0", "0.0", "-1"', '{"none", "0", "0.0", "-1"', True),  # assigned together
+        (Pretraining(dataset="folder"), "data/own", '{"0", "0.0", "-1"', '{"none", "0", "0.0", "-1"', True),  # assigned together
         (CONFIG, "__main__", "import argparse", "import re, argparse", False),
     ],
 )
@@ -174,8 +173,8 @@ def test_every_configuration_has_a_source(source):
     for method in METHODS:
         clusters = "kmeans:k=4" if METHODS[method].clusters == "kmeans" else METHODS[method].clusters or "labels"
         assert len(source(Pretraining(method=method, clusters=clusters))) == 12
-    for name in cifar.DATASETS | layouts.DATASETS:
-        assert len(source(Pretraining(dataset=f"{name}:/some/where"))) == 12
+    for name in data.DATASETS:
+        assert len(source(Pretraining(dataset=name))) == 12
 
 
 def written(path, config=CONFIG, noise=None, epochs=1, **result):

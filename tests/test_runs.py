@@ -150,7 +150,7 @@ def test_everything_is_checked_before_anything_is_trained(monkeypatch):
 
 def test_more_devices_than_there_are(on_noise, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="devices must be at most the 2 GPUs of this machine, got 3"):
+    with pytest.raises(ValueError, match="devices must be at least 1 and at most the 2 GPUs of this machine, got 3"):
         runs.get(Pretraining(**SHORT), devices=3)
 
 

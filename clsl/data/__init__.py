@@ -75,11 +75,24 @@ def _whole(name: str, split: str, side: int) -> Images:
     return Images(images=pixels, aspects=aspects, left_out=left_out, **known | layouts.selected(known, kept))
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError where there is no data set of that name."""
+    kind, colon, given = name.partition(":")
+    if kind not in DATASETS:
+        own = f"; folder:{name} if it is a folder of your own" if "/" in name else ""
+        raise ValueError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}{own}")
+    if colon and kind in cifar.DATASETS:
+        raise ValueError(f"{kind} has no folder of its own, got {name!r}: say {kind}, and set CLSL_DATA to where it is to be kept")
+    if colon and not given.strip():
+        raise ValueError(f"{name!r} names no folder: write it like {kind}:/path/to/it, or {kind} alone for the one in the cache")
+
+
 def read(name: str, split: str) -> tuple[np.ndarray | list[Path], dict]:
     """A split's pixels, uint8 [N, S, S, 3], or its files, none of them opened; and the fields of Images that are known of them.
 
     Raises ValueError for an unknown name, OSError where the folder, or a part of it, is not there.
     """
+    check_name(name)
     kind, _, given = name.partition(":")
     if kind not in DATASETS or given and kind in cifar.DATASETS:
         own = f"; folder:{name} if it is a folder of your own" if "/" in name else ""

@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 
 from .. import wordnet
+from .own import drawn, files, folder, selected  # noqa: F401
 
 Known = tuple[list[Path], dict[str, Any]]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
@@ -64,7 +64,7 @@ def imagenet100_wnids() -> list[str]:
 
 def _by_wnid(root: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
     _need(root, *wnids)
-    return [(path, i) for i, wnid in enumerate(wnids) for path in _files(root / wnid)]
+    return [(path, i) for i, wnid in enumerate(wnids) for path in files(root / wnid)]
 
 
 def _validation(root: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
@@ -73,7 +73,7 @@ def _validation(root: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
         return _by_wnid(root / "val", wnids)
     index = {wnid: i for i, wnid in enumerate(wnids)}
     truth = _ground_truth(root)
-    return [(path, index[truth[path.stem]]) for path in _files(root / "val") if truth.get(path.stem) in index]
+    return [(path, index[truth[path.stem]]) for path in files(root / "val") if truth.get(path.stem) in index]
 
 
 def _ground_truth(root: Path) -> dict[str, str]:
@@ -134,7 +134,7 @@ def utzappos50k(root: Path, split: str) -> Known:
     table = pd.read_csv(table, index_col=0)
     table = table.loc[:, ~table.columns.str.match(r"(Sub)?Category\.")].astype(bool)
     images = root / "ut-zap50k-images-square"
-    at = {path.relative_to(images).as_posix(): path for path in _files(images)}
+    at = {path.relative_to(images).as_posix(): path for path in files(images)}
     names = sorted({"/".join(name.split("/")[:2]) for name in at})
     known = {name: Path(name).stem.replace(".", "-", 1) for name in at}  # 100627.72.jpg is the row 100627-72
     mine = [name for name in _split_by(root, split, sorted(at), 0.7) if known[name] in table.index]
@@ -185,81 +185,6 @@ def metadata(root: Path, split: str) -> Known:
     }
 
 
-def folder(root: Path, split: str) -> Known:
-    """One's own images: a folder a class, or metadata.csv or .jsonl (`file_name`, `label`, any further columns).
-
-    With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on.
-    Further columns with two values are attributes, where one that is missing counts as a no; the first text column is tags,
-    a noun of WordNet each; and every column but the attributes makes clusters of its own. Classes whose names are nouns of
-    WordNet have a hierarchy.
-    """
-    parts = {"train": ("train",), "test": ("test", "val", "validation")}
-    given = {part: next((root / name for name in names if (root / name).is_dir()), None) for part, names in parts.items()}
-    if all(given.values()):
-        everything = pd.concat({part: _described(path) for part, path in given.items()})
-        mine = everything.index.get_level_values(0) == split
-    else:
-        everything = _described(root)
-        mine = everything["file_name"].isin(_split_by(root, split, sorted(everything["file_name"]), 0.8))
-    names = sorted(everything["label"].astype(str).unique())
-    labels = torch.tensor([names.index(str(label)) for label in everything["label"]])
-    fields = {"class_names": tuple(names), **_hierarchy(names)}
-    fields |= _columns(everything.drop(columns=["file_name", "label", "path"]))
-    mine = torch.from_numpy(np.flatnonzero(mine))
-    return [everything["path"].iloc[i] for i in mine.tolist()], fields | selected({"labels": labels, **fields}, mine)
-
-
-def _described(root: Path) -> pd.DataFrame:
-    """file_name, label, path and any further columns of a folder's images."""
-    listed = next((root / name for name in ("metadata.csv", "metadata.jsonl") if (root / name).exists()), None)
-    if listed is None:
-        paths = _files(root)
-        if any(path.parent == folder for path in paths) or not paths:
-            raise OSError(f"{root} needs a folder of images for each class, or a metadata.csv with file_name and label")
-        rows = [(path.relative_to(root).as_posix(), path.relative_to(root).parts[0], path) for path in paths]
-        return pd.DataFrame(rows, columns=["file_name", "label", "path"])
-    table = pd.read_csv(listed) if listed.suffix == ".csv" else pd.read_json(listed, lines=True)
-    if missing := {"file_name", "label"} - set(table):
-        raise OSError(f"{listed} lacks the column {min(missing)}: it has {', '.join(map(str, table))}")
-    return table.assign(path=[root / name for name in table["file_name"]])
-
-
-_TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "-1.0", "false", "no"}
-
-
-def _columns(table: pd.DataFrame) -> dict[str, Any]:
-    """Attributes, tags and clusters out of the columns of a table. Of two words the second in the alphabet is the attribute."""
-    out: dict[str, Any] = {}
-    attributes = {}
-    for name in table:
-        words = table[name].map(str, na_action="ignore").str.lower()
-        values = sorted(words.dropna().unique())
-        if values and set(values) <= _TRUE | _FALSE:
-            attributes[name] = words.isin(_TRUE)
-        elif len(values) == 2:
-            attributes[f"{name}={values[1]}"] = words == values[1]
-        else:
-            continue
-        table = table.drop(columns=name)
-    if attributes:
-        out["attributes"] = torch.from_numpy(np.stack([column.to_numpy(bool) for column in attributes.values()], axis=1))
-        out["attribute_names"] = tuple(attributes)
-    others = list(table)
-    texts = [name for name in others if not pd.api.types.is_numeric_dtype(table[name])]
-    if texts:
-        out["tags"] = tuple(table[texts[0]].astype(str))
-    if others:
-        out["columns"] = {name: torch.from_numpy(pd.factorize(table[name])[0].astype(np.int64)) for name in others}
-    return out
-
-
-def _hierarchy(names: Sequence[str]) -> dict[str, Any]:
-    try:
-        return {"synsets": tuple(wordnet.synset(name) for name in names)}
-    except ValueError:
-        return {}
-
-
 def _listed(found: Sequence[tuple[Path, int]], **known) -> Known:
     return [path for path, _ in found], {"labels": torch.tensor([label for _, label in found], dtype=torch.int64), **known}
 
@@ -279,13 +204,7 @@ def _split_by(root: Path, split: str, names: Sequence[str], share: float) -> lis
     if (table := _authors_csv(root, split)) is not None:
         known = set(names)
         return [name for name in table["path"] if name in known]
-    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(0)).tolist()
-    chosen = order[: int(share * len(names))] if split == "train" else order[int(share * len(names)) :]
-    return [names[i] for i in sorted(chosen)]
-
-
-def _files(root: Path) -> list[Path]:
-    return sorted(path for path in root.rglob("*") if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."))
+    return drawn(names, split, share)
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -304,17 +223,6 @@ def _pairs(path: Path) -> dict[str, str]:
 
 def _by_number(names: dict[str, str]) -> dict[int, str]:
     return {int(number): names[number] for number in sorted(names, key=int)}
-
-
-def selected(fields: Mapping[str, Any], indices: torch.Tensor) -> dict[str, Any]:
-    """What fields of Images, all but the pixels, say of the images at int64 indices [n]."""
-    out = {name: fields[name][indices] for name in ("labels", "attributes", "aspects") if fields.get(name) is not None}
-    for name in ("tags", "files"):
-        if fields.get(name) is not None:
-            out[name] = tuple(fields[name][i] for i in indices.tolist())
-    if fields.get("columns") is not None:
-        out["columns"] = {name: column[indices] for name, column in fields["columns"].items()}
-    return out
 
 
 class Dataset(NamedTuple):

@@ -25,8 +25,8 @@ def pack(name: str, paths: Sequence[Path], side: int) -> tuple[np.ndarray, torch
     enough. One channel, 16 bits, CMYK, palettes and transparency become RGB; what is turned by EXIF is turned back.
 
     Returns the images, uint8 [n, side, side, 3], their aspects, float32 [n], their indices in `paths`, int64 [n], and for
-    each file that could not be read its path and the reason. Raises OSError where more than half cannot be read, or the
-    disk has no room.
+    each file that could not be read its path and the reason. Raises OSError where none can be read, or the disk has
+    no room.
     """
     if not paths:
         raise OSError(f"{name} has no images: look into the folder it is read from")
@@ -59,8 +59,8 @@ def _pack(name: str, paths: Sequence[Path], side: int, into: Path) -> None:
                 images[len(kept)] = pixels
                 kept.append(i), aspects.append(found)
             bar.update()
-    if len(left_out) > len(paths) / 2:
-        raise OSError(f"{name}: {len(left_out)} of {len(paths)} images cannot be read, the first of them {left_out[0]}")
+    if not kept:
+        raise OSError(f"{name}: none of {len(paths)} images can be read, the first of them {left_out[0]}")
     images.flush()
     np.save(into / "aspects.npy", np.array(aspects, dtype=np.float32))
     np.save(into / "kept.npy", np.array(kept, dtype=np.int64))
@@ -76,8 +76,12 @@ def _decoded(paths: Sequence[Path], side: int) -> Iterator[tuple[np.ndarray, flo
 
 def decode(path: Path, side: int) -> tuple[np.ndarray, float] | tuple[None, str]:
     """A file's pixels, uint8 [side, side, 3], and its width over height; or None and why it cannot be read."""
+    if path.exists() and not path.is_file():
+        return None, "not a file"
     try:
         with Image.open(path) as image:
+            if image.mode == "F" or image.mode == "I" and image.format == "TIFF":
+                raise ValueError("32 bits a channel, of a range that is not known: save it with 8 or 16")
             image.draft("RGB", (side, side))
             image = _rgb(ImageOps.exif_transpose(image))
             return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.width / image.height

@@ -1,5 +1,6 @@
 """A claim of a paper, the measured numbers, a verdict: the statistics of a trial."""
 
+import math
 from collections.abc import Mapping
 
 import pandas as pd
@@ -20,12 +21,14 @@ def judge(experiment: str, claim: str, comparison: str, a: Mapping[int, float], 
 
     Over the differences within a seed: holds if their mean is above two standard errors, contradicted if below minus two, else
     inconclusive. A single seed has no standard error, and gives no verdict: "one seed". Raises ValueError where a and b have
-    different seeds, or an unknown claim.
+    different seeds or a number that is not finite, or for an unknown claim.
     """
     if claim not in CLAIMS:
         raise ValueError(f"unknown claim {claim!r}: choose from {', '.join(CLAIMS)}")
     if set(a) != set(b) or not a:
         raise ValueError(f"{comparison!r} compares seeds {sorted(a)} with seeds {sorted(b)}: they must be the same")
+    if not all(map(math.isfinite, (*a.values(), *b.values()))):
+        raise ValueError(f"{comparison!r} compares numbers that are not finite: {dict(a)} with {dict(b)}")
     a, b = pd.Series(a, dtype=float).sort_index(), pd.Series(b, dtype=float).sort_index()
     difference, error = (a - b).mean(), (a - b).sem()
     verdict = "one seed" if len(a) == 1 else "inconclusive"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from .. import ROOT
 from ..config import Pretraining
-from ..data import cifar
+from ..data import DATASETS, cifar
 from ..methods import METHODS
 
 _FLOOR = "information wordnet clusters augment encoders losses methods/method train evaluate device data/__init__".split()
@@ -37,10 +37,11 @@ def source(config: Pretraining) -> str:
 
 @functools.cache
 def _digest(methods: tuple[str, ...], kind: str) -> str:
-    reader = ("data/cifar", kind) if kind in cifar.DATASETS else ("data/layouts", kind)
-    code = [tuple(_code(file)) for file in dict.fromkeys([*_FLOOR, *methods])] + [tuple(_code(*reader))]
+    reader = DATASETS[kind].read
+    code = [tuple(_code(file)) for file in dict.fromkeys([*_FLOOR, *methods])]
+    code.append(tuple(_code(reader.__module__.removeprefix("clsl.").replace(".", "/"), reader.__name__)))
     if kind not in cifar.DATASETS:
-        code.append(tuple(_code("data/packing")))
+        code += [tuple(_code("data/packing")), *(tuple(_code("data/own", name)) for name in ("drawn", "files", "selected"))]
     return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
 
 

@@ -3,15 +3,18 @@
 import ast
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import nbformat
+import numpy as np
 import yaml
 
-from .. import ROOT, config, data
+from .. import ROOT, clusters, config, data, wordnet
 from ..config import Pretraining
+from ..encoders import ENCODERS
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -38,12 +41,7 @@ def read(profile: str) -> dict[str, Any]:
     """
     if profile not in names():
         raise ValueError(f"unknown profile {profile!r}: choose from {', '.join(names())} (or, without a profile, lab, slides, test)")
-    try:
-        values = yaml.safe_load((NOTEBOOKS / "profiles" / f"{profile}.yml").read_text())
-    except yaml.YAMLError:
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f"profile {profile} is not a list of NAME: VALUE lines in YAML: compare {NOTEBOOKS / 'profiles'}")
+    values = config.named_values(NOTEBOOKS / "profiles" / f"{profile}.yml")
     for name, own in values.items():
         each = own if isinstance(own, list) else [own]
         several = isinstance(own, list) and not all(isinstance(one, dict) and "dataset" in one.get("training", {}) for one in each)
@@ -120,12 +118,11 @@ def _chosen(profile: str, notebook: Path, experiment: str, own: Mapping, declare
     everything = _merged(_merged(_merged(declared, values), own), direct)
     everything |= {"experiment": experiment, "profile": profile}
     out = {name: _typed(name, everything[name], default) for name, default in declared.items()}
+    _check_values({name: value for name, value in out.items() if name not in ("training", "experiment", "profile")})
     if "training" in declared:
         out["training"] = {**out["training"], **fields}
         checked = config.from_fields({**out["training"], "method": "simclr", "clusters": None})
         out["training"] = {name: getattr(checked, name) if value is not None else None for name, value in out["training"].items()}
-        if checked.dataset.partition(":")[0] not in data.DATASETS:
-            raise ValueError(f"unknown data set {checked.dataset!r}: choose from {', '.join(data.DATASETS)}")
     return out
 
 
@@ -148,6 +145,68 @@ def _parsed(name: str, text: str) -> Any:
         with contextlib.suppress(ValueError):
             return float(value)  # YAML reads 1e-2 as text
     return value
+
+
+# Of the parameters that are no fields of a training: the least and the most, or the choices, of each number or word in them.
+_OBJECTIVES = ("simclr", "byol", "w_mse", "barlow_twins")
+_ALLOWED = {
+    "seed": (0, 2**31 - 1), "seeds": (0, 2**31 - 1), "devices": (1, 1024), "lengths": (1, 10**6), "noise": (0, 50), "noises": (0, 50),
+    "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "length_level": (0, 99), "ks": (1, 10**4), "other_ks": (1, 10**4),
+    "noise_k": (1, 10**4), "clusters_k": (1, 10**7), "other_clusters_k": (1, 10**7), "shuffled_classes": (0, 10**5), "merges": (0, 64), "depths": (0, 64), "shuffled_depth": (0, 64), "refresh": (0, 1), "tau": (1e-3, 1e3), "steps": (1, 10**5),
+    "draws": (1, 10**5), "rows": (4, 10**6), "dim": (1, 10**5), "ids": (1, 10**6), "step_batch_size": (2, 10**5),
+    "step_images": (2, 50_000), "files": (64, 50_000), "repeats": (1, 1000),
+    "objectives": _OBJECTIVES, "studied": _OBJECTIVES, "step_encoder": tuple(ENCODERS),
+    "pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "linear", "constant"),
+}  # fmt: skip
+
+
+def _check_values(parameters: Mapping[str, Any]) -> None:
+    """Raise ValueError where a parameter is out of its range, or a list has something twice."""
+    for name, value in parameters.items():
+        items = value if isinstance(value, list) else [value]
+        if twice := [item for item in items if items.count(item) > 1]:
+            raise ValueError(f"parameter {name} has {twice[0]!r} twice: {value}")
+        allowed = _ALLOWED.get(name)
+        for item in items if allowed else []:
+            if isinstance(item, str) and item not in allowed:
+                raise ValueError(f"parameter {name} must be one of {', '.join(allowed)}, got {item!r}")
+            if not isinstance(item, str) and not allowed[0] <= item <= allowed[1]:
+                raise ValueError(f"parameter {name} must be between {allowed[0]} and {allowed[1]}, got {item}")
+
+
+def check_with_data(planned: Sequence[Planned]) -> None:
+    """Raise ValueError where a parameter asks for more than the images have: levels, attributes, classes, clusters, a batch."""
+    for parameters in (each.parameters for each in planned if "training" in each.parameters):
+        dataset, given = parameters["training"]["dataset"], {**parameters, **parameters["training"]}
+        known = _known(dataset)
+        n = given["train_size"] or known["images"]
+        most = {"train_size": (known["images"], "images"), "test_size": (known["tested"], "test images")}
+        most |= dict.fromkeys(("batch_size", "clusters_k", "other_clusters_k"), (n, "images to train on"))
+        most |= dict.fromkeys(("level", "levels", "other_levels", "length_level"), (known["depth"], "levels below the root"))
+        most |= dict.fromkeys(("ks", "other_ks", "noise_k"), (known["attributes"], "attributes"))
+        most["shuffled_classes"] = known["classes"], "classes"
+        for name, (limit, what) in most.items():
+            items = given.get(name) if isinstance(given.get(name), list) else [given.get(name)]
+            if limit is not None and (above := [item for item in items if item is not None and item > limit]):
+                raise ValueError(f"{name}: {above[0]} is more than the {limit} {what} of {dataset}")
+        for spec in parameters.get("other_clusters", []):
+            clusters.make(spec, known["stand_in"])
+
+
+@functools.cache
+def _known(dataset: str) -> dict[str, Any]:
+    """What a data set has, without its pixels; None for what is not known of it."""
+    (_, train), (_, test) = (data.read(dataset, split) for split in ("train", "test"))
+    train.pop("left_out", None)
+    n, classes = len(train["labels"]), len(train["class_names"])
+    stand_in = data.Images(np.broadcast_to(np.uint8(0), (n, 1, 1, 3)), **{"mean": (0, 0, 0), "std": (1, 1, 1)} | train)
+    depth = wordnet.Hierarchy(stand_in.synsets).depth if stand_in.synsets else None
+    if stand_in.attributes is not None:
+        attributes = int((stand_in.attributes.any(0) & ~stand_in.attributes.all(0)).sum())
+    else:
+        attributes = len(wordnet.attributes(stand_in.synsets)) if stand_in.synsets else None
+    counts = {"images": n, "tested": len(test["labels"]), "classes": classes, "depth": depth, "attributes": attributes}
+    return counts | {"stand_in": stand_in}
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:

@@ -39,6 +39,7 @@ def reproduce(
         return _dry_run(todo, profile)
     for name in dict.fromkeys(each.parameters["training"]["dataset"] for each in todo if "training" in each.parameters):
         _fetch(name)
+    profiles.check_with_data(todo)
     environment = {}
     if fresh:
         environment = {"CLSL_RECORDS": "", "CLSL_RUNS": os.environ.get("CLSL_RUNS") or str(ROOT / "runs" / f"fresh-{time.time():.0f}")}

@@ -72,8 +72,8 @@ def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = Fals
     the same run train it once. Every configuration's data and clusters are looked at before the first is trained. Raises what
     data.load, clusters.make and train.fit raise.
     """
-    if devices > max(1, torch.cuda.device_count()):
-        raise ValueError(f"devices must be at most the {torch.cuda.device_count()} GPUs of this machine, got {devices}")
+    if not 1 <= devices <= max(1, torch.cuda.device_count()):
+        raise ValueError(f"devices must be at least 1 and at most the {torch.cuda.device_count()} GPUs of this machine, got {devices}")
     found = {config: find(config, fresh) for config in dict.fromkeys(configs)}
     missing = [config for config, run in found.items() if run is None]
     committed = sum(run is not None and _folder(config) not in run.path.parents for config, run in found.items())

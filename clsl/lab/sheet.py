@@ -60,7 +60,8 @@ def _counts(name: str, split: str, images: data.Images) -> list[str]:
 def clusters_of(images: data.Images) -> str:
     """Clusters that show what is known of the images: of attributes, of a column, of WordNet, or else the labels."""
     if images.attributes is not None:
-        return f"attributes:k={min(3, images.attributes.shape[1])}"
+        useful = images.attributes.any(0) & ~images.attributes.all(0)
+        return f"attributes:k={min(3, int(useful.sum()))}" if useful.any() else "labels"
     if images.columns:
         return f"column:{next(iter(images.columns))}"
     if images.synsets:
