@@ -6,6 +6,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figures/, runs/
 
 
+def printable(text: str) -> str:
+    """Text without control characters, which could steer a terminal: these are shown as Python writes them."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def __getattr__(name: str):
     """`from clsl import runs`, from wherever the house keeps it; only then, for torch takes seconds to import."""
     if name == "runs":

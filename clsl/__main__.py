@@ -2,8 +2,11 @@
 
 import argparse
 import json
+import signal
 import sys
 from pathlib import Path
+
+from . import printable
 
 
 def main() -> None:
@@ -34,12 +37,20 @@ def main() -> None:
     command.set_defaults(run=_search)
 
     arguments = parser.parse_args()
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
+            signal.signal(kind, _stop)
     try:
         arguments.run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"clsl: {error}")
+        sys.exit(f"clsl: {printable(str(error))}")
     except KeyboardInterrupt:
         sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
+
+
+def _stop(number: int, frame) -> None:
+    """Leave as if interrupted, so that what is temporary is cleared away."""
+    raise KeyboardInterrupt
 
 
 # Each imports what it needs: torch takes seconds.

@@ -1,10 +1,18 @@
 """Runs and figures of the tests go to temporary folders; images and WordNet come from the usual cache."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 
 from clsl import data, runs, train
+
+
+settings.register_profile("default", max_examples=50, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=2000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(autouse=True)

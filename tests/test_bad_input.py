@@ -5,16 +5,20 @@ import json
 import math
 import os
 import re
+import resource
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from clsl import augment, clusters, config, data, encoders, evaluate, information, losses, wordnet
 from clsl.config import Pretraining
-from clsl.data import packing
-from clsl.lab import claims, runs, sheet
+from clsl.data import kept, packing
+from clsl.lab import claims, figures, runs, sheet
 
 PIXEL = None  # stands for a picture in the tables below
 
@@ -256,6 +260,51 @@ def test_pixels_of_32_bits_are_left_out(mode, tmp_path):
     left_out = [line for each in images for line in each.left_out]
     assert sum(map(len, images)) == 16 and len(left_out) == 8
     assert all("32 bits a channel, of a range that is not known: save it with 8 or 16" in line for line in left_out)
+
+
+def test_what_comes_from_outside_is_shown_as_it_is(tmp_path):
+    """A class called <script>, control characters in a name."""
+    assert figures.markdown(pd.DataFrame({"<b>": ["<script>alert(1)</script>", "a|b\nc", "\x1b[2J"]})) == (
+        "| &lt;b&gt; |\n| --- |\n| &lt;script&gt;alert(1)&lt;/script&gt; |\n| a\\|b c |\n| \\x1b[2J |"
+    )
+    lay(tmp_path, classes("<script>", "\x1b[2Jdog"))
+    said = sheet.describe(f"folder:{tmp_path}")
+    assert "\x1b" not in said and len(list(figures.folder("data").glob("*.png"))) == 1
+
+
+WEIGHTS = {"w": torch.arange(6.0).reshape(2, 3), "n": torch.tensor(3)}
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "junk", "a flipped bit", "another's", "never sealed"])
+def test_damaged_weights(damage, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    kept.save_weights(path, WEIGHTS)
+    assert all(torch.equal(value, WEIGHTS[name]) for name, value in kept.load_weights(path).items())
+    content = path.read_bytes()
+    damaged = {"empty": b"", "half": content[:60], "junk": b"junk" * 50, "a flipped bit": content[:-1] + bytes([content[-1] ^ 1])}
+    damaged["another's"] = content.replace(b'"clsl":"1 ', b'"clsl":"2 ')
+    damaged["never sealed"] = safetensors.torch.save(WEIGHTS)
+    path.write_bytes(damaged[damage])
+    with pytest.raises(kept.Damaged, match="^the weights .*encoder.safetensors are damaged"):
+        kept.load_weights(path)
+    assert [each.name for each in tmp_path.iterdir()] == ["encoder.safetensors"]
+
+
+def test_a_disk_that_fills_up(tmp_path):
+    """While weights, a figure or a table is written: one line, and no half of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="encoder.safetensors cannot be written .File too large.: make room and run again"):
+            kept.save_weights(tmp_path / "encoder.safetensors", {"w": torch.zeros(10_000)})
+        with pytest.raises(OSError, match="File too large"):
+            figures.save(plt.figure(), "03_x", "y", "test")
+        lay(tmp_path, {"a/1.png": b"x", "b/1.png": b"x"})
+        with pytest.raises(OSError, match="cannot write .*packed/.* .File too large.: make room, or set CLSL_DATA"):
+            packing.pack("x-train", [tmp_path / "a" / "1.png", tmp_path / "b" / "1.png"], 64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.glob("*.safetensors")) and not list(figures.folder("test").glob("*.svg"))
 
 
 def test_a_path_of_300_characters(tmp_path):

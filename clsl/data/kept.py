@@ -7,10 +7,17 @@ import io
 import json
 import pickle
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch as safetensors
 import torch
+from safetensors import SafetensorError, safe_open
+
+class Damaged(ValueError):
+    """A file that cannot be believed."""
+
 
 _FORM = b"clsl checkpoint 1 "  # the version of the form, then the checksum of the rest
 _SEAL = "whole.json"
@@ -63,6 +70,39 @@ def load(path: Path, where: torch.device, config: dict[str, Any]) -> dict[str, A
         said = "goes on from the one before" if each == path and _before(path).exists() else "begins again"
         print(f"clsl: the checkpoint {each} is damaged, or of another training: the training {said}", file=sys.stderr)
     return None
+
+
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
+    """Keep the weights of a network as safetensors, with their checksum. Raises OSError where the disk is full."""
+    weights = {name: value.cpu().contiguous() for name, value in weights.items()}
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        unfinished.write_bytes(safetensors.save(weights, {"clsl": f"1 {_checksum_of(weights)}"}))
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"the weights {path} cannot be written ({error.strerror or error}): make room and run again") from None
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a network. Raises Damaged where the file is not as it was saved."""
+    try:
+        with safe_open(path, "pt") as file:
+            seal = (file.metadata() or {}).get("clsl")
+            weights = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, ValueError, SafetensorError) as error:
+        raise Damaged(f"the weights {path} are damaged ({str(error).splitlines()[0][:80]})") from None
+    if seal != f"1 {_checksum_of(weights)}":
+        raise Damaged(f"the weights {path} are damaged, or of an earlier version")
+    return weights
+
+
+def _checksum_of(weights: Mapping[str, torch.Tensor]) -> str:
+    checksum = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        checksum.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        checksum.update(value.reshape(-1).view(torch.uint8).numpy())
+    return checksum.hexdigest()
 
 
 def remove(path: Path) -> None:

@@ -50,6 +50,9 @@ def _pack(name: str, paths: Sequence[Path], side: int, into: Path) -> None:
             f"{name} needs {need / 1e9:.1f} GB in {into.parent}, which has {free / 1e9:.1f}: set CLSL_DATA to a larger disk"
         )
     images = np.lib.format.open_memmap(into / "images.npy", "w+", np.uint8, (len(paths), side, side, 3))
+    if hasattr(os, "posix_fallocate"):  # takes the room now: on a disk that fills up later, writing would be a bus error
+        with open(into / "images.npy", "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     aspects, kept, left_out = [], [], []
     with tqdm(desc=f"packing {name}", total=len(paths), unit=" images", delay=1) as bar:
         for i, (pixels, found) in enumerate(_decoded(paths, side)):

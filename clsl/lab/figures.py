@@ -1,5 +1,7 @@
 """One plotting style, tables in words; figures and tables are saved to figures/<profile>/."""
 
+import html
+import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +14,7 @@ import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
 
-from .. import ROOT
+from .. import ROOT, printable
 from ..data import Images
 from . import claims, records
 
@@ -106,7 +108,7 @@ def sheet(images: Images, z: torch.Tensor, titles: Sequence[str] | Mapping[int, 
         ax.imshow(shown.transpose(1, 0, 2, 3).reshape(shown.shape[1], -1, 3), interpolation="nearest")
         ax.set(xticks=[], yticks=[], xlim=(0, columns * shown.shape[1]))
         ax.spines[:].set_visible(False)
-        ax.set_ylabel(title, rotation=0, ha="right", va="center")
+        ax.set_ylabel(printable(title), rotation=0, ha="right", va="center")
     return figure
 
 
@@ -120,9 +122,11 @@ def folder(profile: str) -> Path:
 def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
     """Save a figure as <experiment>_<name>.svg and .png; the metadata of each file tell what made it."""
     made_by = f"clsl notebook {experiment}, profile {profile}, commit {records.commit()}"
-    path = folder(profile) / f"{experiment}_{name}"
-    figure.savefig(path.with_suffix(".svg"), metadata={"Description": made_by, "Date": None})
-    figure.savefig(path.with_suffix(".png"), metadata={"Description": made_by})
+    for suffix, date in ((".svg", {"Date": None}), (".png", {})):
+        path, content = folder(profile) / f"{experiment}_{name}{suffix}", io.BytesIO()
+        figure.savefig(content, format=suffix[1:], metadata={"Description": made_by} | date)
+        path.with_suffix(".unfinished").write_bytes(content.getvalue())
+        path.with_suffix(".unfinished").replace(path)
 
 
 def record(rows: pd.DataFrame, file: str, profile: str, experiment: str) -> pd.DataFrame:
@@ -176,4 +180,10 @@ def with_error(mean: float, error: float, sign: str = "", digits: int = 1) -> st
 def markdown(frame: pd.DataFrame) -> str:
     """A table of text as Markdown."""
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.values]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(_escaped(str(cell)) for cell in row) + " |" for row in rows)
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown, HTML and a terminal show as it is, on one line."""
+    return html.escape(printable(text.replace("\n", " ")), quote=False).replace("|", "\\|")
+

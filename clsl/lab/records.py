@@ -18,13 +18,10 @@ import torch
 
 from .. import ROOT, device
 from ..config import Pretraining
+from ..data.kept import Damaged
 from .fingerprint import source
 
 FORM = 1  # of the file
-
-
-class Damaged(ValueError):
-    """A record that cannot be believed."""
 
 
 def write(path: Path, config: Pretraining, result: dict, history: list[dict], predicted: torch.Tensor) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .. import ROOT, clusters, data, device, encoders, evaluate, train
@@ -50,13 +49,18 @@ class Run:
 
     def encoder(self) -> nn.Module:
         """The trained encoder, in evaluation mode, on the CPU. Raises OSError where only the record is at hand."""
-        kept = [self.path.with_name("encoder.safetensors"), *ROOT.glob(f"figures/*/encoders/{self.path.stem}.safetensors")]
-        if not any(path.exists() for path in kept):
-            raise OSError(f"of {self.path.stem} only the record is kept, not the weights: runs.get(config, fresh=True) trains it")
-        encoder = encoders.build(self.config.encoder, self.config.image_size)
-        weights = load_file(next(path for path in kept if path.exists()))
-        encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
-        return encoder.eval()
+        name = fingerprint.name(self.config)
+        paths = [self.path.with_name("encoder.safetensors"), *ROOT.glob(f"figures/*/encoders/{name}.safetensors")]
+        for path in (path for path in paths if path.exists()):
+            try:
+                weights = kept.load_weights(path)
+            except kept.Damaged as error:
+                print(f"clsl: {error}: they do not count", file=sys.stderr)
+                continue
+            encoder = encoders.build(self.config.encoder, self.config.image_size)
+            encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+            return encoder.eval()
+        raise OSError(f"of {name} only the record is kept, not the weights: runs.get(config, fresh=True) trains it")
 
 
 def get(config: Pretraining, devices: int = 1, fresh: bool = False) -> Run:
@@ -118,8 +122,8 @@ def _check_predictions(path: Path, config: Pretraining, record: dict) -> None:
 def keep_encoder(weights: Path, into: Path) -> None:
     """Keep an encoder's weights in bfloat16, for what needs no training: half the size, and about three digits."""
     into.parent.mkdir(exist_ok=True)
-    half = {name: value.bfloat16() if value.is_floating_point() else value for name, value in load_file(weights).items()}
-    save_file(half, into)
+    whole = kept.load_weights(weights)
+    kept.save_weights(into, {name: value.bfloat16() if value.is_floating_point() else value for name, value in whole.items()})
 
 
 def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
@@ -171,7 +175,7 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> 
     result = last | scores | {"seconds": sum(row["seconds"] for row in history)}
     if left_out := [*images.left_out, *test.left_out]:
         result["left_out"] = left_out
-    save_file({name: value.cpu().contiguous() for name, value in encoder.state_dict().items()}, folder / "encoder.safetensors")
+    kept.save_weights(folder / "encoder.safetensors", encoder.state_dict())
     records.write(folder / "record.json", config, result, history, predicted)
     kept.remove(checkpoint)
 

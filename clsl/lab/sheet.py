@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from .. import clusters, data, information, wordnet
+from .. import clusters, data, information, printable, wordnet
 from ..wordnet import Hierarchy
 from . import figures
 
@@ -29,7 +29,7 @@ def describe(name: str, spec: str | None = None, image_size: int | None = None) 
         f"clusters {spec}: {len(z.unique())}, I(Z;T) = {i:.2f} of H(T) = {information.entropy(images.labels):.2f} bits, "
         f"H(Z|T) = {h:.2f} bits; examples: {draw(images, z, name, spec)}"
     )
-    return "\n".join(lines)
+    return "\n".join(printable(line.replace("\n", " ")) for line in lines)
 
 
 def _counts(name: str, split: str, images: data.Images) -> list[str]:
