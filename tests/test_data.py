@@ -280,3 +280,19 @@ def test_held_out_images_are_not_trained_on():
     assert set(map(bytes, held_out.images)) <= set(map(bytes, everything.images))
     with pytest.raises(ValueError, match="size None is out of range: cifar10 held_out has 50000 images"):
         data.load("cifar10", "held_out")
+
+
+def test_a_copy_of_cifar100_put_there_by_hand(monkeypatch, tmp_path):
+    """Is taken, and sealed, if its pixels are the known ones."""
+    monkeypatch.setenv("CLSL_DATA", str(tmp_path))
+    monkeypatch.setattr(torchvision.datasets.CIFAR100, "url", "http://127.0.0.1:9/x.tar.gz")
+    folder, pixels = tmp_path / "cifar100", np.arange(2 * 32 * 32 * 3).astype(np.uint8).reshape(2, 32, 32, 3)
+    folder.mkdir()
+    (folder / "classes.json").write_text('["apple", "bear"]')
+    for split in ("train", "test"):
+        cifar._keep(folder, split, pixels, np.array([0, 1]), ["apple", "young bear"])
+        np.save(folder / f"{split}-superclasses.npy", np.array([0, 1]))
+    with pytest.raises(OSError, match="cifar100 could not be fetched"):
+        data.load("cifar100", "train")
+    monkeypatch.setattr(cifar, "_CIFAR100_SHA256", dict.fromkeys(("train", "test"), hashlib.sha256(pixels.tobytes()).hexdigest()))
+    assert data.load("cifar100", "train").tags == ("apple", "young bear") and (folder / "whole.json").exists()
