@@ -137,9 +137,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if choices and value not in choices:
         raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
     if not choices and not (low <= value <= high and above < value < below and math.isfinite(value)):
-        limits = {"at least": low, "at most": high, "more than": above, "less than": below}
-        said = [f"{words} {limit:.10g}" for words, limit in limits.items() if math.isfinite(limit)]
-        raise ValueError(f"{name} must be {' and '.join(said if math.isfinite(value) else [*said, 'finite'])}, got {value}")
+        wrong = {"at least": value < low and low, "at most": value > high and high}
+        wrong |= {"more than": value <= above and above, "less than": value >= below and below}
+        said = [f"{words} {limit:.10g}" for words, limit in wrong.items() if limit is not False and math.isfinite(limit)]
+        raise ValueError(f"{name} must be {' and '.join(said) or 'finite'}, got {value}")
     return value
 
 

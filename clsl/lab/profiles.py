@@ -185,6 +185,9 @@ def check_with_data(planned: Sequence[Planned]) -> None:
         most |= dict.fromkeys(("level", "levels", "other_levels", "length_level"), (known["depth"], "levels below the root"))
         most |= dict.fromkeys(("ks", "other_ks", "noise_k"), (known["attributes"], "attributes"))
         most["shuffled_classes"] = known["classes"], "classes"
+        for name, needed in (("levels", "classes that are nouns of WordNet"), ("ks", "attributes, or classes that are nouns")):
+            if name in parameters and most[name][0] is None:
+                raise ValueError(f"{name} asks for {needed}, and {dataset} has none: name the notebooks to run")
         for name, (limit, what) in most.items():
             items = given.get(name) if isinstance(given.get(name), list) else [given.get(name)]
             if limit is not None and (above := [item for item in items if item is not None and item > limit]):
