@@ -214,6 +214,16 @@ def test_what_is_wrong_is_said_in_one_line(arguments, message, tmp_path, monkeyp
     assert not (tmp_path / "runs").exists() and not list(tmp_path.glob("figures/*/*"))
 
 
+def test_what_is_wrong_is_said_before_torch_is_imported():
+    code = (
+        "import sys; from clsl import __main__; sys.argv = ['clsl', 'reproduce', 'smoke', '-p', 'epochs', '-1']\n"
+        "try: __main__.main()\nexcept SystemExit as said: print(said, 'torch' in sys.modules, 'nltk' in sys.modules)"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "clsl: epochs must be at least 1, got -1 False False\n" and time.monotonic() - start < 5
+
+
 def test_a_profile_with_a_typo(monkeypatch, tmp_path):
     folder = tmp_path / "notebooks" / "profiles"
     folder.mkdir(parents=True)
