@@ -2,12 +2,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
@@ -407,3 +409,21 @@ def test_check_trains_records_anew(tmp_path, monkeypatch, capsys, smoke):
         reproduce.check("smoke", 1)
     with pytest.raises(ValueError, match="between 1 and the 1 records of smoke, got 2"):
         reproduce.check("smoke", 2)
+
+
+def test_a_signal_leaves_nothing_behind(tmp_path):
+    """No temporary file, no kernel; only the run that goes on from there."""
+    (tmp_path / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
+    command = [sys.executable, "-m", "clsl", "reproduce", "smoke", "02", "-p", "epochs", "500"]
+    running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while running.poll() is None and not list((tmp_path / "tmp").glob("*/progress")):
+        time.sleep(0.1)
+    time.sleep(1)
+    kernels = psutil.Process(running.pid).children(recursive=True)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 1 and said.splitlines()[-1].startswith("clsl: interrupted; nothing is lost")
+    psutil.wait_procs(kernels, timeout=20)
+    assert kernels and not any(kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE for kernel in kernels)
+    assert not list((tmp_path / "tmp").iterdir())
