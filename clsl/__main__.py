@@ -57,9 +57,13 @@ def _stop(number: int, frame) -> None:
 
 
 def _reproduce(arguments: argparse.Namespace) -> None:
-    from .lab import reproduce
+    from .lab import profiles
 
     a = arguments
+    profiles.planned(a.profile, a.notebooks, a.p)  # says at once what is wrong, before torch and papermill are imported
+
+    from .lab import reproduce
+
     if a.check is not None:
         return reproduce.check(a.profile, a.check)
     reproduce.reproduce(a.profile, a.notebooks, a.p, a.dry_run, a.fresh)

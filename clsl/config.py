@@ -9,19 +9,22 @@ from typing import Any
 
 import yaml
 
-from .augment import JITTER, SCALE
-from .data import check_name
-from .encoders import ENCODERS
-from .methods import METHODS, WMSE
-
 # Each method's learning rate and temperature at the small profiles: `python -m clsl search` chooses them, and writes this file.
 SETTINGS = json.loads(Path(__file__).with_name("searched.json").read_text())
-SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items() if f"{name}+progressive" in METHODS}
+SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items()}
 
 
 def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):
     """A field between low and high, more than `above`, less than `below`, or one of some choices; None is always in range."""
     return field(default=default, metadata={"range": (low, high, above, below), "choices": tuple(choices)})
+
+
+def _known() -> dict[str, Any]:
+    """The methods and encoders there are; only when they are asked for, since torch takes seconds to import."""
+    from .encoders import ENCODERS
+    from .methods import METHODS
+
+    return {"encoder": ENCODERS, "method": METHODS}
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class Pretraining:
     train_size: int | None = knob(None, low=2, high=10**9)  # images trained on, drawn once at random; None: all
     test_size: int | None = knob(None, low=1, high=10**9)  # images tested on, drawn likewise
     image_size: int | None = knob(None, low=8, high=4096)  # pixels a side of the views; None: those of the images, 64 where they come from files
-    encoder: str = knob("tiny", choices=ENCODERS)
-    method: str = knob("simclr", choices=METHODS)
+    encoder: str = "tiny"  # a name in encoders.ENCODERS
+    method: str = "simclr"  # a name in methods.METHODS
     clusters: str | None = None  # as clusters.make reads them, "wordnet:level=4"; None: the method's own
     seed: int = knob(0, low=0, below=2**31)  # of the weights, the order, the views, and of clusters drawn at random
     epochs: int = knob(10, low=1, high=10**6)
@@ -46,8 +49,8 @@ class Pretraining:
     temperature: float | None = knob(None, above=0, high=1000)  # of the loss; None: what search.py found for the method
     base_temperature: float | None = knob(None, above=0, high=1000)  # 0.07 for the factor τ/0.07 left in the authors' code
     projection_dim: int = knob(128, low=1, high=10**6)
-    crop: float = knob(SCALE[0], above=0, high=1)  # the smallest share of an image's area in a view; the authors' dual head: 0.08
-    jitter: float = knob(JITTER, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
+    crop: float = knob(0.4, above=0, high=1)  # the smallest share of an image's area in a view; the authors' dual head: 0.08
+    jitter: float = knob(0.4, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
     warmup_crop: float | None = knob(None, above=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.2
     warmup_jitter: float | None = knob(None, low=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.4
     blur: float = knob(0.0, low=0, high=1)  # probability of a blurred view; the authors' dual head: 0.5
@@ -61,14 +64,17 @@ class Pretraining:
     probe: str = knob("lbfgs", choices=("lbfgs", "sgd", "sgd_large_batch"))  # the linear evaluation; the authors': evaluate.PROBES
 
     def __post_init__(self):
-        for each in dataclasses.fields(self):
-            object.__setattr__(self, each.name, _checked(each, getattr(self, each.name)))
+        for name, value in checked({each.name: getattr(self, each.name) for each in dataclasses.fields(self)}).items():
+            object.__setattr__(self, name, value)
+        for name, choices in _known().items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: choose from {', '.join(choices)}")
         self._settle()
         self._check_together()
 
     def _settle(self) -> None:
         """Put the method's own clusters and settings where none are given."""
-        own = METHODS[self.method].clusters
+        own = _known()["method"][self.method].clusters
         _check_clusters(self.method, self.clusters, own)
         for name, default in {"clusters": own, **SETTINGS.get(self.method, {})}.items():
             if getattr(self, name) is None:
@@ -77,6 +83,9 @@ class Pretraining:
             raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
 
     def _check_together(self) -> None:
+        from .data import check_name
+        from .methods import WMSE
+
         check_name(self.dataset)
         if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
             raise ValueError(
@@ -118,10 +127,18 @@ class _Strict(yaml.SafeLoader):
 
 def from_fields(fields: dict[str, Any]) -> Pretraining:
     """Pretraining(**fields), which says what an unknown name could have been. Raises ValueError."""
-    names = [each.name for each in dataclasses.fields(Pretraining)]
-    if unknown := [str(name) for name in fields if name not in names]:
-        raise ValueError(f"unknown field {unknown[0]!r}: choose from {', '.join(names)}")
-    return Pretraining(**fields)
+    return Pretraining(**checked(fields))
+
+
+def checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of Pretraining, each in its type. Raises ValueError for an unknown name, a wrong type, or a value out of its range.
+
+    Methods, encoders and data sets are not looked up: that would take seconds.
+    """
+    known = {each.name: each for each in dataclasses.fields(Pretraining)}
+    if unknown := [str(name) for name in fields if name not in known]:
+        raise ValueError(f"unknown field {unknown[0]!r}: choose from {', '.join(known)}")
+    return {name: _checked(known[name], value) for name, value in fields.items()}
 
 
 def _checked(field: dataclasses.Field, value: Any) -> Any:
@@ -137,9 +154,10 @@ def _checked(field: dataclasses.Field, value: Any) -> Any:
     if choices and value not in choices:
         raise ValueError(f"unknown {name} {value!r}: choose from {', '.join(choices)}")
     if not choices and not (low <= value <= high and above < value < below and math.isfinite(value)):
-        limits = {"at least": low, "at most": high, "more than": above, "less than": below}
-        said = [f"{words} {limit:.10g}" for words, limit in limits.items() if math.isfinite(limit)]
-        raise ValueError(f"{name} must be {' and '.join(said if math.isfinite(value) else [*said, 'finite'])}, got {value}")
+        wrong = {"at least": value < low and low, "at most": value > high and high}
+        wrong |= {"more than": value <= above and above, "less than": value >= below and below}
+        said = [f"{words} {limit:.10g}" for words, limit in wrong.items() if limit is not False and math.isfinite(limit)]
+        raise ValueError(f"{name} must be {' and '.join(said) or 'finite'}, got {value}")
     return value
 
 

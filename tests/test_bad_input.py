@@ -338,14 +338,14 @@ def test_a_knob_refuses_what_it_cannot_be(knob):
 
 
 FIELDS = {
-    "lr: inf": ({"lr": math.inf}, "lr must be at most 1000 and more than 0 and finite, got inf"),
-    "a temperature of nothing": ({"temperature": 0.0}, "temperature must be at most 1000 and more than 0, got 0.0"),
+    "lr: inf": ({"lr": math.inf}, "lr must be at most 1000, got inf"),
+    "a temperature of nothing": ({"temperature": 0.0}, "temperature must be more than 0, got 0.0"),
     "a negative weight decay": ({"weight_decay": -1e-4}, "weight_decay must be at least 0"),
-    "no images to train on": ({"train_size": 0}, "train_size must be at least 2 and"),
-    "no images to test on": ({"test_size": 0}, "test_size must be at least 1 and"),
-    "views of no pixel": ({"image_size": 0}, "image_size must be at least 8 and at most 4096, got 0"),
-    "a negative queue": ({"queue_size": -1}, "queue_size must be at least 1 and"),
-    "a seed too large": ({"seed": 2**70}, "seed must be at least 0 and less than 2147483648"),
+    "no images to train on": ({"train_size": 0}, "train_size must be at least 2, got 0"),
+    "no images to test on": ({"test_size": 0}, "test_size must be at least 1, got 0"),
+    "views of no pixel": ({"image_size": 0}, "image_size must be at least 8, got 0"),
+    "a negative queue": ({"queue_size": -1}, "queue_size must be at least 1, got -1"),
+    "a seed too large": ({"seed": 2**70}, "seed must be less than 2147483648, got 1180591620717411303424"),
     "half an epoch": ({"epochs": 0.5}, "epochs must be int, got 0.5"),
     "a batch of one": ({"batch_size": 1}, "batch_size must be at least 2"),
     "an unknown name": ({"epoch": 3}, "unknown field 'epoch': choose from dataset"),

@@ -1,5 +1,6 @@
 """Two processes on CPUs against one that has the whole batch."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from clsl import ROOT, augment, device, losses, runs, train
+from clsl.data import kept
 from clsl.train import Pretraining
 
 METHODS = [
@@ -162,7 +164,8 @@ def test_launched_and_killed_at_every_stage_is_never_killed(tmp_path, monkeypatc
 
 def epochs_done(folder):
     for path in folder.glob("*/checkpoint.pt"):
-        return len(torch.load(path, weights_only=True)["history"])
+        state = kept.load(path, torch.device("cpu"), dataclasses.asdict(Pretraining(**CONFIG)))
+        return len(state["history"]) if state else 0
     return 0
 
 

@@ -6,8 +6,6 @@ import hashlib
 import json
 import os
 import pickle
-import subprocess
-import sys
 import zlib
 
 import numpy as np
@@ -484,7 +482,8 @@ def test_each_layout_ends_in_the_table_through_its_notebook(name, reproduced):
 
 def test_a_notebook_whose_information_is_lacking_is_one_line(tmp_path):
     metadata(tmp_path / "birds")
-    command = [sys.executable, "-m", "clsl", "reproduce", "smoke", "03", "-p", "dataset", f"metadata:{tmp_path / 'birds'}"]
-    done = subprocess.run([*command, *SHORT], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1 and "these images have none" in done.stderr.splitlines()[-1]
-    assert not (tmp_path / "runs").exists() and "Traceback" not in done.stderr
+    given = [("dataset", f"metadata:{tmp_path / 'birds'}"), ("train_size", "null"), ("test_size", "null"), ("batch_size", "8")]
+    for notebook, message in (("03", "levels asks for classes that are nouns of WordNet"), ("04", "ks asks for attributes")):
+        with pytest.raises(ValueError, match=f"^{message}.*, and metadata:.*/birds has none"):
+            reproduce.reproduce("smoke", [notebook], given)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "figures").exists()

@@ -203,13 +203,13 @@ def test_learning_rate():
         (dict(method="pcl", clusters="labels"), "pcl needs clusters made by k-means"),
         (dict(batch_size=1), "batch_size must be at least 2, got 1"),
         (dict(method="moco", queue_size=100), "queue_size must be at least batch_size"),
-        (dict(warmup=33), "warmup must be at least 0 and at most 1, got 33.0"),
-        (dict(warmup=float("nan")), "warmup must be at least 0 and at most 1 and finite, got nan"),
+        (dict(warmup=33), "warmup must be at most 1, got 33.0"),
+        (dict(warmup=float("nan")), "warmup must be finite, got nan"),
         (dict(base_temperature=0.0), "base_temperature must be more than 0, got 0.0"),
-        (dict(encoder_momentum=1.0), "encoder_momentum must be more than 0 and less than 1, got 1.0"),
+        (dict(encoder_momentum=1.0), "encoder_momentum must be less than 1, got 1.0"),
         (dict(train_size=1), "train_size must be at least 2, got 1"),
         (dict(image_size=7), "image_size must be at least 8, got 7"),
-        (dict(seed=2**31), "seed must be at least 0 and less than 2147483648, got 2147483648"),
+        (dict(seed=2**31), "seed must be less than 2147483648, got 2147483648"),
         (dict(epochs="three"), "epochs must be int, got 'three'"),
         (dict(epochs=True), "epochs must be int, got True"),
         (dict(clusters=4), "clusters must be str . None, got 4"),
@@ -274,7 +274,8 @@ def test_what_a_method_is_told(noise):
     assert told("cl_infonce", "kmeans:k=8") == told("pcl", "kmeans:k=8") == (None, 8)
 
 
-def test_a_training_that_diverges_says_so(noise, tmp_path):
-    config = Pretraining(method="cross_entropy", clusters="labels", epochs=3, batch_size=32, lr=1e30)
+def test_a_training_that_diverges_says_so(noise, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "learning_rate", lambda config, progress: 1e30)
+    config = Pretraining(method="cross_entropy", clusters="labels", epochs=3, batch_size=32)
     with pytest.raises(ValueError, match="the loss is (nan|inf) in epoch .* lower lr"):
         train.fit(config, noise, tmp_path / "checkpoint.pt")

@@ -4,17 +4,15 @@ import ast
 import contextlib
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import nbformat
-import numpy as np
 import yaml
 
-from .. import ROOT, clusters, config, data, wordnet
+from .. import ROOT, config
 from ..config import Pretraining
-from ..encoders import ENCODERS
 
 NOTEBOOKS = ROOT / "notebooks"
 
@@ -121,8 +119,7 @@ def _chosen(profile: str, notebook: Path, experiment: str, own: Mapping, declare
     _check_values({name: value for name, value in out.items() if name not in ("training", "experiment", "profile")})
     if "training" in declared:
         out["training"] = {**out["training"], **fields}
-        checked = config.from_fields({**out["training"], "method": "simclr", "clusters": None})
-        out["training"] = {name: getattr(checked, name) if value is not None else None for name, value in out["training"].items()}
+        out["training"] = config.checked(out["training"])
     return out
 
 
@@ -131,8 +128,8 @@ _FIELDS = {field.name for field in dataclasses.fields(Pretraining)} - {"method",
 
 def defaults(notebook: Path) -> dict[str, Any]:
     """The parameters that a notebook declares, and their defaults."""
-    cells = nbformat.read(notebook, as_version=4).cells
-    source = next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+    cells = json.loads(notebook.read_text())["cells"]
+    source = "".join(next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])))
     return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
@@ -152,10 +149,11 @@ _OBJECTIVES = ("simclr", "byol", "w_mse", "barlow_twins")
 _ALLOWED = {
     "seed": (0, 2**31 - 1), "seeds": (0, 2**31 - 1), "devices": (1, 1024), "lengths": (1, 10**6), "noise": (0, 50), "noises": (0, 50),
     "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "length_level": (0, 99), "ks": (1, 10**4), "other_ks": (1, 10**4),
-    "noise_k": (1, 10**4), "clusters_k": (1, 10**7), "other_clusters_k": (1, 10**7), "shuffled_classes": (0, 10**5), "merges": (0, 64), "depths": (0, 64), "shuffled_depth": (0, 64), "refresh": (0, 1), "tau": (1e-3, 1e3), "steps": (1, 10**5),
+    "noise_k": (1, 10**4), "clusters_k": (1, 10**7), "other_clusters_k": (1, 10**7), "shuffled_classes": (0, 10**5),
+    "merges": (0, 64), "depths": (0, 64), "shuffled_depth": (0, 64), "refresh": (0, 1), "tau": (1e-3, 1e3), "steps": (1, 10**5),
     "draws": (1, 10**5), "rows": (4, 10**6), "dim": (1, 10**5), "ids": (1, 10**6), "step_batch_size": (2, 10**5),
     "step_images": (2, 50_000), "files": (64, 50_000), "repeats": (1, 1000),
-    "objectives": _OBJECTIVES, "studied": _OBJECTIVES, "step_encoder": tuple(ENCODERS),
+    "objectives": _OBJECTIVES, "studied": _OBJECTIVES,
     "pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "linear", "constant"),
 }  # fmt: skip
 
@@ -176,7 +174,12 @@ def _check_values(parameters: Mapping[str, Any]) -> None:
 
 def check_with_data(planned: Sequence[Planned]) -> None:
     """Raise ValueError where a parameter asks for more than the images have: levels, attributes, classes, clusters, a batch."""
+    from .. import clusters  # here, and in the functions below: what has to do with images takes seconds to import
+
+    for encoder in (each.parameters["step_encoder"] for each in planned if "step_encoder" in each.parameters):
+        Pretraining(encoder=encoder)
     for parameters in (each.parameters for each in planned if "training" in each.parameters):
+        config.from_fields({**parameters["training"], "method": "simclr", "clusters": None})
         dataset, given = parameters["training"]["dataset"], {**parameters, **parameters["training"]}
         known = _known(dataset)
         n = given["train_size"] or known["images"]
@@ -185,6 +188,9 @@ def check_with_data(planned: Sequence[Planned]) -> None:
         most |= dict.fromkeys(("level", "levels", "other_levels", "length_level"), (known["depth"], "levels below the root"))
         most |= dict.fromkeys(("ks", "other_ks", "noise_k"), (known["attributes"], "attributes"))
         most["shuffled_classes"] = known["classes"], "classes"
+        for name, needed in (("levels", "classes that are nouns of WordNet"), ("ks", "attributes, or classes that are nouns")):
+            if name in parameters and most[name][0] is None:
+                raise ValueError(f"{name} asks for {needed}, and {dataset} has none: name the notebooks to run")
         for name, (limit, what) in most.items():
             items = given.get(name) if isinstance(given.get(name), list) else [given.get(name)]
             if limit is not None and (above := [item for item in items if item is not None and item > limit]):
@@ -196,6 +202,10 @@ def check_with_data(planned: Sequence[Planned]) -> None:
 @functools.cache
 def _known(dataset: str) -> dict[str, Any]:
     """What a data set has, without its pixels; None for what is not known of it."""
+    import numpy as np
+
+    from .. import data, wordnet
+
     (_, train), (_, test) = (data.read(dataset, split) for split in ("train", "test"))
     train.pop("left_out", None)
     n, classes = len(train["labels"]), len(train["class_names"])
