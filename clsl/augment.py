@@ -95,18 +95,36 @@ def batches(
     processes see together what one would see alone.
     """
     size, steps, where = config.batch_size, len(told) // config.batch_size, told.device
-    order = torch.randperm(len(told), generator=generator, device=where)[: steps * size].view(steps, size)
+    order = shuffled(told, config.companions, generator)[: steps * size].view(steps, size)
     mine, (crop, jitter) = device.share(size), _strength(config, epoch)
+    side = config.early_size if (epoch + 0.5) / config.epochs < config.early else config.image_size
     some = order.split(max(1, _AHEAD // (size * pixels.side**2)))
     aspects = None if images.aspects is None else images.aspects.to(where)
     for batch, x in zip(some, pixels.each(batch[:, None, mine].expand(-1, 2, -1).flatten() for batch in some)):
         twice = batch[:, None].expand(-1, 2, -1)
         shapes = None if aspects is None else aspects[twice.flatten()]
-        drawn = draw(twice.numel(), generator, shapes, jitter, config.blur, crop)
+        parameters = draw(twice.numel(), generator, shapes, jitter, config.blur, crop)
         if device.world() > 1:
-            drawn = drawn.of(torch.arange(twice.numel(), device=where).view(twice.shape)[..., mine].flatten())
-        views = view(x, images.mean, images.std, drawn, config.image_size, device.precision(where))
+            parameters = parameters.of(torch.arange(twice.numel(), device=where).view(twice.shape)[..., mine].flatten())
+        views = view(x, images.mean, images.std, parameters, side, device.precision(where))
         yield from zip(views.split(len(x) // len(batch)), told[batch[:, mine]])
+
+
+def shuffled(z: torch.Tensor, companions: int | None, generator: torch.Generator) -> torch.Tensor:
+    """The images of an epoch in random order, int64 [N]; with companions, so many of a cluster z [N] stand next to each other.
+
+    What a cluster has beyond whole groups, or a cluster smaller than a group, is a smaller group. Every image comes once.
+    """
+    order = torch.randperm(len(z), generator=generator, device=z.device)
+    if companions is None:
+        return order
+    z = z if z.ndim == 1 else z.unique(dim=0, return_inverse=True)[1]
+    order = order[z[order].sort(stable=True).indices]  # by cluster, at random within
+    _, ids, counts = z[order].unique_consecutive(return_inverse=True, return_counts=True)
+    rank = torch.arange(len(z), device=z.device) - (counts.cumsum(0) - counts)[ids]
+    group = (ids * len(z) + rank // companions).unique_consecutive(return_inverse=True)[1]
+    place = torch.randperm(int(group[-1]) + 1, generator=generator, device=z.device)
+    return order[place[group].sort(stable=True).indices]
 
 
 def _strength(config, epoch: int) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from torch import nn
 from . import augment, device
 from .data import Images
 from .encoders import features
+from .wordnet import Hierarchy
 
 L2 = 1e-3  # of the L-BFGS probe: half of it times the squared weights is added to the mean cross-entropy
 NEIGHBOURS = 20
@@ -16,11 +17,11 @@ KNN_TEMPERATURE = 0.07
 
 
 def lbfgs_probe(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> torch.Tensor:
-    """The classes int64 [M] of features `test` [M, D], by a logistic regression on standardised features `train` [N, D], labels t [N]."""
+    """Logits [M, classes] of features `test` [M, D], by a logistic regression on standardised features `train` [N, D], labels t [N]."""
     _check(train, t, test)
     mean, std = train.mean(0), train.std(0).clamp(min=1e-6)
     weight = logistic_regression((train - mean) / std, t)
-    return ((test - mean) / std @ weight[:-1] + weight[-1]).argmax(1)
+    return (test - mean) / std @ weight[:-1] + weight[-1]
 
 
 def logistic_regression(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,7 @@ PROBES = {"sgd": Protocol(100, 128, 0.3, 0.95, 1e-4), "sgd_large_batch": Protoco
 def sgd_probe(
     encoder: nn.Module, train: Images, test: Images, protocol: Protocol, seed: int, image_size: int | None = None
 ) -> torch.Tensor:
-    """The classes int64 [M] of test images, by one linear layer trained on the representations of random views of `train`."""
+    """Logits [M, classes] of test images, by one linear layer trained on the representations of random views of `train`."""
     encoder.eval()
     where = next(encoder.parameters()).device
     generator = torch.Generator(where).manual_seed(seed)
@@ -81,7 +82,8 @@ def sgd_probe(
             loss.backward()
             optimizer.step()
         schedule.step()
-    return layer(features(encoder, test, where, image_size)).argmax(1)
+    with torch.no_grad():
+        return layer(features(encoder, test, where, image_size))
 
 
 @torch.no_grad()
@@ -98,12 +100,23 @@ def knn(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> torch.Tenso
     return torch.cat(votes)
 
 
-def evaluate(
-    encoder: nn.Module, train: Images, test: Images, probe: str, seed: int, image_size: int | None = None
-) -> tuple[dict[str, float], torch.Tensor]:
-    """{"top1": of the linear probe ("lbfgs", or one of PROBES), "knn": of the neighbours}, and the probe's classes int64 [M].
+FEW = {"top1_1percent": 0.01, "top1_10percent": 0.1}  # shares of the labels
 
-    Raises ValueError where a representation is not finite.
+
+def evaluate(
+    encoder: nn.Module,
+    train: Images,
+    test: Images,
+    probe: str,
+    seed: int,
+    image_size: int | None = None,
+    elsewhere: tuple[Images, Images] | None = None,
+) -> tuple[dict[str, float], torch.Tensor]:
+    """What the representation is worth, in percent of the test images, and the classes int64 [M] that the linear probe gives them.
+
+    top1: of the linear probe ("lbfgs", or one of PROBES); knn: of the neighbours; top1_1percent, top1_10percent: of an L-BFGS probe
+    on as many of the labels, at least one a class; within: of the linear probe where the superclass is told; transfer: of an L-BFGS
+    probe on other images to train and to test on, `elsewhere`. Raises ValueError where a representation is not finite.
     """
     where = next(encoder.parameters()).device
     encoder.eval()
@@ -112,10 +125,42 @@ def evaluate(
         raise ValueError("the representations hold NaN or infinity: the training diverged, lower its lr")
     t, t_test = train.labels.to(where), test.labels.to(where)
     if probe == "lbfgs":
-        predicted = lbfgs_probe(a, t, b)
+        logits = lbfgs_probe(a, t, b)
     else:
-        predicted = sgd_probe(encoder, train, test, PROBES[probe], seed, image_size)
-    return {"top1": accuracy(predicted, t_test), "knn": accuracy(knn(a, t, b), t_test)}, predicted.cpu()
+        logits = sgd_probe(encoder, train, test, PROBES[probe], seed, image_size)
+    scores = {"top1": accuracy(logits.argmax(1), t_test), "knn": accuracy(knn(a, t, b), t_test)}
+    for name, share in FEW.items():
+        some = few(t, share, seed)
+        scores[name] = accuracy(lbfgs_probe(a[some], t[some], b).argmax(1), t_test)
+    if (groups := superclasses(train)) is not None:
+        apart = groups.to(where)[t_test][:, None] != groups.to(where)  # [M, classes]
+        scores["within"] = accuracy(logits.masked_fill(apart, -torch.inf).argmax(1), t_test)
+    if elsewhere is not None:
+        a, b = (features(encoder, images, where, image_size) for images in elsewhere)
+        t, t_test_elsewhere = (images.labels.to(where) for images in elsewhere)
+        scores["transfer"] = accuracy(lbfgs_probe(a, t, b).argmax(1), t_test_elsewhere)
+    return scores, logits.argmax(1).cpu()
+
+
+def few(t: torch.Tensor, share: float, seed: int) -> torch.Tensor:
+    """Indices of a share of the labels t [N], drawn at random from each class, at least one."""
+    order = torch.randperm(len(t), generator=torch.Generator().manual_seed(seed)).to(t.device)
+    classes = t[order]
+    chosen = [order[classes == each][: max(1, round(share * int((t == each).sum())))] for each in t.unique()]
+    return torch.cat(chosen).sort().values
+
+
+def superclasses(images: Images) -> torch.Tensor | None:
+    """The superclass of each class, int64 [classes]: the column of that name, else the second level of WordNet that divides them."""
+    if images.columns and "superclass" in images.columns:
+        out = torch.zeros(len(images.class_names), dtype=torch.int64)
+        out[images.labels] = images.columns["superclass"]
+        return out
+    if images.synsets:
+        hierarchy = Hierarchy(images.synsets)
+        names = [s.name() for s in hierarchy.at(hierarchy.levels()[1])]
+        return torch.tensor([sorted(set(names)).index(name) for name in names])
+    return None
 
 
 def _check(train: torch.Tensor, t: torch.Tensor, test: torch.Tensor) -> None:

@@ -33,14 +33,14 @@ def fit(config: Pretraining, images: Images, checkpoint: Path, on_step: Callable
     history, grouped = _resume(kept.load(checkpoint, where, dataclasses.asdict(config)), method, optimizer)
     told = grouped if k else told
     pixels, parallel = device.Pixels(images.images, where), device.parallel(method)
-    statistics = None if told is None else _statistics(told, images.labels)
+    statistics = None if told is None else _statistics(config, told, images.labels)
     on_step(len(history) * steps)
     for epoch in range(len(history), config.epochs):
         start = time.perf_counter()
         method.weigh(epoch, config.epochs)
         if k and method.clusters_anew(epoch, config.epochs):
             told = cluster(config, method, optimizer, images, k, epoch)
-            statistics = _statistics(told, images.labels)
+            statistics = _statistics(config, told, images.labels)
         method.train()
         generator = torch.Generator(where).manual_seed(1_000_003 * config.seed + epoch)
         sum_of_losses = torch.zeros((), device=where)
@@ -115,11 +115,16 @@ def cluster(config: Pretraining, method: Method, optimizer, images: Images, k: i
     return z.cpu()
 
 
-def _statistics(told: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
-    """How many clusters, or combinations of attributes, there are, and their H(Z), I(Z;T) and H(Z|T) in bits."""
-    z, t = told.unique(dim=0, return_inverse=True)[1].numpy(), t.numpy()
+def _statistics(config: Pretraining, told: torch.Tensor, t: torch.Tensor) -> dict[str, float]:
+    """How many clusters, or combinations of attributes, there are, their H(Z), I(Z;T) and H(Z|T) in bits, companions in a batch."""
+    z = told.unique(dim=0, return_inverse=True)[1]
+    order = augment.shuffled(z, config.companions, torch.Generator().manual_seed(0))
+    batches = z[order[: len(z) // config.batch_size * config.batch_size]].view(-1, config.batch_size)
+    met = (batches[:, :, None] == batches[:, None]).sum(2).double().mean().item() - 1
+    z, t = z.numpy(), t.numpy()
     i, h = information.mutual_information(z, t), information.conditional_entropy(z, given=t)
-    return {"num_clusters": int(z.max()) + 1, "h_z": information.entropy(z), "i_zt": i, "h_z_given_t": h}
+    known = {"num_clusters": int(z.max()) + 1, "h_z": information.entropy(z), "i_zt": i, "h_z_given_t": h}
+    return known | {"companions": met}
 
 
 def _resume(state: dict | None, method: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[list, torch.Tensor | None]:

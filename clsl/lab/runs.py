@@ -135,7 +135,8 @@ def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
         row = {"experiment": experiment, "dataset": config.dataset, "encoder": config.encoder, "method": config.method}
         row |= {"clusters": config.clusters, "level": options.get("level"), "k": options.get("k")}
         row |= {"num_clusters": result["num_clusters"], "seed": config.seed, "epochs": config.epochs}
-        row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "top1", "knn", "seconds")}
+        row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn")}
+        row |= {name: result.get(name) for name in ("top1_1percent", "top1_10percent", "within", "transfer")} | {"seconds": result["seconds"]}
         row |= {"config": fingerprint.name(config), "probe": config.probe, "hardware": records.hardware(run.record["made_by"])}
         rows.append(row)
     return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
@@ -165,13 +166,13 @@ def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done
 
 
 def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> None:
-    images, test = _prepare(config)
+    images, test, elsewhere = _prepare(config)
     checkpoint = folder / "checkpoint.pt"
     encoder, history = train.fit(config, images, checkpoint, on_step)
-    scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size)
+    scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size, elsewhere)
     if device.rank() > 0:
         return
-    last = {name: history[-1][name] for name in ("num_clusters", "h_z", "i_zt", "h_z_given_t")}  # k-means: of the last epoch
+    last = {name: history[-1][name] for name in ("num_clusters", "h_z", "i_zt", "h_z_given_t", "companions")}  # k-means: of the last epoch
     result = last | scores | {"seconds": sum(row["seconds"] for row in history)}
     if left_out := [*images.left_out, *test.left_out]:
         result["left_out"] = left_out
@@ -180,8 +181,8 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> 
     kept.remove(checkpoint)
 
 
-def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
-    """Training and test images. Raises ValueError, before anything is trained, where the clusters or the sizes cannot be."""
+def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.Images, data.Images] | None]:
+    """Training and test images, and those of the data set to transfer to. Raises ValueError, before anything is trained, where the clusters or the sizes cannot be."""
     images = _images(config.dataset, "train", config.train_size, config.image_size)
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
@@ -193,7 +194,11 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
     alone = k is None and told.ndim == 1 and len(told.unique()) == len(images)
     if alone and METHODS[config.method].clusters is None:
         raise ValueError(f"{config.clusters} puts every image into a cluster of its own: leave it out; simclr does that")
-    return images, test
+    if config.companions and k is None and int(told.unique(dim=0, return_counts=True)[1].max()) < config.companions:
+        raise ValueError(f"no cluster of {config.clusters} has {config.companions} images for a group of companions")
+    sizes = {"train": config.train_size, "test": config.test_size}
+    pair = config.transfer and tuple(_images(config.transfer, split, n, config.image_size) for split, n in sizes.items())
+    return images, test, pair
 
 
 _images = functools.lru_cache(maxsize=4)(data.load)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from .contrastive import CMC, ClInfoNCE, SimCLR
 from .dual_head import ClusterHead, DualHead, InstanceHead
 from .method import Method
-from .momentum import PCL, MoCo
-from .predictive import AttributePrediction, CrossEntropy
+from .momentum import PCL, ClInfoNCEMoCo, MoCo
+from .predictive import AttributePrediction, CrossEntropy, CrossEntropyHead
 from .progressive import Progressive
 from .without_negatives import BYOL, WMSE, BarlowTwins
 
@@ -26,9 +26,11 @@ METHODS = {
     "cl_infonce": Entry(ClInfoNCE),
     "supcon": Entry(ClInfoNCE, "labels"),
     "cross_entropy": Entry(CrossEntropy),
+    "cross_entropy_head": Entry(CrossEntropyHead),
     "attribute_prediction": Entry(AttributePrediction, attributes=True),
     "cmc": Entry(CMC, attributes=True),
     "moco": Entry(MoCo, "instances"),
+    "cl_infonce_moco": Entry(ClInfoNCEMoCo),
     "pcl": Entry(PCL, "kmeans"),
     "dual_head": Entry(DualHead, "kmeans"),
     "instance_head": Entry(InstanceHead, "instances"),

@@ -13,10 +13,17 @@ class ClInfoNCE(Method):
 
     def __init__(self, encoder: nn.Module, size: int, config):
         super().__init__(encoder, projection_head(encoder.dim, config.projection_dim), config)
-        self.base_temperature = config.base_temperature
+        self.base_temperature, self.kmeans_after, self.alone = config.base_temperature, config.kmeans_after, False
+
+    def weigh(self, epoch: int, epochs: int) -> None:
+        self.alone = (epoch + 0.5) / epochs < self.kmeans_after
+
+    def clusters_anew(self, epoch: int, epochs: int) -> bool:
+        return epoch == 0 or not self.alone
 
     def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         u, v = projections.chunk(2)
+        z = own_ids(len(u), u.device) if self.alone else z
         return cl_infonce(u, v, z, self.temperature, self.base_temperature)
 
 

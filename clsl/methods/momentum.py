@@ -50,6 +50,28 @@ class MoCo(Method):
             return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
 
 
+class ClInfoNCEMoCo(MoCo):
+    """Cl-InfoNCE from a first view to its key and the queue: positives are its own key, and queued keys of its cluster."""
+
+    def __init__(self, encoder: nn.Module, size: int, config):
+        super().__init__(encoder, size, config)
+        self.register_buffer("queued", torch.full((len(self.queue),), -1))  # the clusters of the queue; -1: not known
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor) -> Sequence[nn.Parameter]:
+        self.queued.fill_(-1)
+        return ()
+
+    def contrast(self, query: torch.Tensor, key: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(query.device.type, enabled=False):
+            query = F.normalize(query.float(), dim=1)
+            logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T], dim=1) / self.temperature
+            positives = F.pad((z[:, None] == self.queued).float(), (1, 0), value=1.0)
+            loss = -((logits.log_softmax(1) * positives).sum(1) / positives.sum(1)).mean()
+        z = device.gathered(z)
+        self.queued = torch.cat([z, self.queued[: -len(z)]])
+        return loss
+
+
 class PCL(MoCo):
     """Prototypical contrastive learning (Li et al. 2021): MoCo, and the image against its cluster's prototype.
 

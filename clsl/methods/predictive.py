@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..encoders import projection_head
 from .method import Method
 
 
@@ -28,6 +29,18 @@ class CrossEntropy(Method):
 
     def loss(self, projections: torch.Tensor, z: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(projections.float(), z.repeat(2))
+
+
+class CrossEntropyHead(CrossEntropy):
+    """Predicts the cluster of each view from the output of the projection head that Cl-InfoNCE has: is it the loss, or the head?"""
+
+    def __init__(self, encoder: nn.Module, size: int, config):
+        super().__init__(encoder, size, config)
+        self.head = nn.Sequential(projection_head(encoder.dim, config.projection_dim), nn.Linear(config.projection_dim, size))
+
+    def regroup(self, projections: torch.Tensor, z: torch.Tensor) -> Sequence[nn.Parameter]:
+        nn.init.zeros_(self.head[-1].weight), nn.init.zeros_(self.head[-1].bias)
+        return tuple(self.head[-1].parameters())
 
 
 class AttributePrediction(Method):
