@@ -43,7 +43,7 @@ def main() -> None:
     try:
         arguments.run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"clsl: {printable(str(error))}")
+        sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
     except KeyboardInterrupt:
         sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
 
@@ -64,6 +64,10 @@ def _reproduce(arguments: argparse.Namespace) -> None:
 
     from .lab import reproduce
 
+    if a.check is not None and (a.notebooks or a.p or a.fresh or a.dry_run):
+        raise ValueError("--check goes with a profile only: ./reproduce.sh cpu --check 3")
+    if a.dry_run and a.fresh:
+        raise ValueError("--dry-run lists what is missing, --fresh trains all: take one")
     if a.check is not None:
         return reproduce.check(a.profile, a.check)
     reproduce.reproduce(a.profile, a.notebooks, a.p, a.dry_run, a.fresh)

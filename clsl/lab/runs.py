@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from .. import ROOT, clusters, data, device, encoders, evaluate, train
+from .. import ROOT, Diverged, clusters, data, device, encoders, evaluate, train
 from ..config import Pretraining
 from ..data import kept
 from ..methods import METHODS
@@ -88,6 +88,8 @@ def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = Fals
             with progress.training(config) as on_step:
                 train_here(config, on_step) if devices == 1 else _launch(config, devices, on_step)
             found[config] = find(config, fresh)
+            if found[config] is None:
+                raise OSError(f"the run in {_folder(config)} cannot be read back: delete it and try again")
     return [found[config] for config in configs]
 
 
@@ -150,24 +152,24 @@ def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(folder.name + ".lock")) if first else contextlib.nullcontext():
         device.wait()
-        if (folder / "record.json").exists() and find(config):  # another process trained it while we waited
+        if (folder / "record.json").exists() and find(config, fresh=True):  # another process trained it while we waited
             return
         unfinished = folder.with_name(folder.name + ".unfinished")
         unfinished.mkdir(exist_ok=True)
         try:
             _fill(unfinished, config, on_step)
-        except ValueError:  # it diverged, and would again
+        except Diverged:  # and would again
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         if first:
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
+            kept.remove(folder / "checkpoint.pt")
 
 
 def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> None:
     images, test = _prepare(config)
-    checkpoint = folder / "checkpoint.pt"
-    encoder, history = train.fit(config, images, checkpoint, on_step)
+    encoder, history = train.fit(config, images, folder / "checkpoint.pt", on_step)
     scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size)
     if device.rank() > 0:
         return
@@ -177,7 +179,6 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> 
         result["left_out"] = left_out
     kept.save_weights(folder / "encoder.safetensors", encoder.state_dict())
     records.write(folder / "record.json", config, result, history, predicted)
-    kept.remove(checkpoint)
 
 
 def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
@@ -189,6 +190,8 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
     whole = config.tested_on == "held_out" and _images(config.dataset, "train", None, config.image_size)
     if whole and len(images) + len(test) > len(whole):
         raise ValueError(f"{len(test)} held-out images are too many: {len(images)} of the same split are trained on")
+    if len(images.class_names) > 2**15:
+        raise ValueError(f"{config.dataset} has {len(images.class_names)} classes: a record keeps at most {2**15}")
     told, k = train.tell(config, images)
     alone = k is None and told.ndim == 1 and len(told.unique()) == len(images)
     if alone and METHODS[config.method].clusters is None:
@@ -216,9 +219,13 @@ def _launch(config: Pretraining, devices: int, on_step: Callable[[int], None]) -
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)]
         command = [*torchrun, "-m", "clsl", "train", str(path)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
-        for line in process.stdout:
-            if line.startswith("step "):
-                on_step(int(line.split()[1]))
+        try:
+            for line in process.stdout:
+                if line.startswith("step "):
+                    on_step(int(line.split()[1]))
+        except BaseException:
+            process.terminate()
+            raise
         if process.wait():
             errors.seek(0)
             said = [line for line in errors if line.startswith("clsl: ")] or ["a process was killed"]
