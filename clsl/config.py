@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 # Each method's learning rate and temperature at the small profiles: `python -m clsl search` chooses them, and writes this file.
-SETTINGS = json.loads(Path(__file__).with_name("searched.json").read_text())
+SETTINGS: dict[str, dict[str, float]] = json.loads(Path(__file__).with_name("searched.json").read_text())
 SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items()}
 
 

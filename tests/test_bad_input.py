@@ -29,7 +29,8 @@ def lay(root, files):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if content is PIXEL:
-            Image.new("RGB", (8, 8), (len(name) * 37 % 256, 10, 10)).save(path, format="PNG")
+            noise = np.random.default_rng(len(name)).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(noise).save(path, format="PNG")
         elif isinstance(content, bytes):
             path.write_bytes(content)
         elif content.startswith("-> "):
@@ -351,6 +352,36 @@ def test_pictures_with_damaged_headers(tmp_path):
     os.symlink("itself.png", tmp_path / "cat" / "itself.png")
     images = [data.load(f"folder:{tmp_path}", split) for split in ("train", "test")]
     assert sum(map(len, images)) == 10 and sum(len(each.left_out) for each in images) == 2
+
+
+def test_images_that_changed_are_trained_on_anew(tmp_path, capsys):
+    """A run of a folder is that of what the folder held; a mended label orphans it, in one line."""
+    lay(tmp_path / "own", table())
+    chosen = Pretraining(dataset=f"folder:{tmp_path / 'own'}", epochs=1, batch_size=4, image_size=32)
+    first = runs.get(chosen)
+    assert runs.get(chosen).record == first.record and first.record["made_by"]["data"] == runs.state_of(chosen.dataset)
+    rows = [row.replace("a.png,cat", "a.png,dog") for row in ROWS]
+    (tmp_path / "own" / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    capsys.readouterr()
+    again = runs.get(chosen)
+    assert again.record["made_by"]["data"] != first.record["made_by"]["data"]
+    assert "was made of other images than folder:" in capsys.readouterr().err
+
+
+def test_a_training_that_goes_on_elsewhere_says_so(tmp_path, noise, monkeypatch):
+    monkeypatch.setattr(runs, "_images", lambda *given: noise)
+    chosen = Pretraining(epochs=1, batch_size=32)
+    folder = runs._folder(chosen).with_suffix(".unfinished")
+    folder.mkdir(parents=True)
+    (folder / "origin.json").write_text(json.dumps({"data": None, "machines": [{"device": "another"}]}))
+    assert runs.get(chosen).record["made_by"]["also_on"] == [{"device": "another"}]
+
+
+def test_a_colour_that_is_the_same_everywhere(tmp_path):
+    for name in lay(tmp_path, classes("cat", "dog")).rglob("*.png"):
+        Image.new("RGB", (8, 8), (len(name.parent.name), 10, 10)).save(name)
+    with pytest.raises(ValueError, match="have the same value of a colour everywhere"):
+        data.load(f"folder:{tmp_path}", "train")
 
 
 def test_a_path_of_300_characters(tmp_path):

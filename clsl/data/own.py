@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -164,6 +165,7 @@ def _say(left_out: list[str], names: Collection[str], words: str) -> None:
 def _listed(path: Path, found: set[str], images: set[str]) -> Table:
     """The rows of a table whose files are there and that have a label."""
     rows, lines, left_out = [], {}, []
+    there = {unicodedata.normalize("NFC", name): name for name in found}  # macOS takes letters and accents apart
     for line, row in _rows(path):
         name, label = row.get("file_name"), row.get("label")
         if name is None:
@@ -171,7 +173,7 @@ def _listed(path: Path, found: set[str], images: set[str]) -> Table:
         name = name.replace("\\", "/")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise OSError(f"{path}, line {line}: {name} leads out of the folder")
-        name = Path(name).as_posix()
+        name = there.get(unicodedata.normalize("NFC", Path(name).as_posix()), Path(name).as_posix())
         if name in lines:
             first, other = lines[name]
             if other != label:

@@ -33,14 +33,14 @@ def pack(name: str, paths: Sequence[Path], side: int) -> tuple[np.ndarray, torch
     """
     if not paths:
         raise OSError(f"{name} has no images: look into the folder it is read from")
-    folder = downloads.once(f"packed/{name}-{side}-{_fingerprint(paths)}", lambda into: _pack(name, paths, side, into))
+    folder = downloads.once(f"packed/{name}-{side}-{state(paths)}", lambda into: _pack(name, paths, side, into))
     known = json.loads((folder / "left_out.json").read_text())
     aspects, kept = (torch.from_numpy(np.load(folder / f"{part}.npy")) for part in ("aspects", "kept"))
     return np.load(folder / "images.npy", mmap_mode="c")[: len(kept)], aspects, kept, tuple(known)
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
-    """Another one where a file was added, removed or changed."""
+def state(paths: Sequence[Path]) -> str:
+    """A hash of some files, another one where a file was added, removed or changed."""
     stats = ((path, path.stat() if path.exists() else None) for path in paths)
     parts = [(str(path), stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)) for path, stat in stats]
     return hashlib.sha256(json.dumps([_FORM, PIL.__version__, parts]).encode()).hexdigest()[:12]

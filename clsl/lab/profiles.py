@@ -131,7 +131,7 @@ _FIELDS = {field.name for field in dataclasses.fields(Pretraining)} - {"method",
 
 def defaults(notebook: Path) -> dict[str, Any]:
     """The parameters that a notebook declares, and their defaults."""
-    cells = json.loads(notebook.read_text())["cells"]
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     if len(tagged) != 1:
         raise ValueError(f"{notebook} needs one cell with the tag parameters, got {len(tagged)}")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -78,6 +79,7 @@ def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = Fals
     """
     if not 1 <= devices <= max(1, torch.cuda.device_count()):
         raise ValueError(f"devices must be at least 1 and at most the {torch.cuda.device_count()} GPUs of this machine, got {devices}")
+    state_of.cache_clear()
     found = {config: find(config, fresh) for config in dict.fromkeys(configs)}
     missing = [config for config, run in found.items() if run is None]
     committed = sum(run is not None and _folder(config) not in run.path.parents for config, run in found.items())
@@ -115,6 +117,8 @@ def find(config: Pretraining, fresh: bool = False) -> Run | None:
 def _check_predictions(path: Path, config: Pretraining, record: dict) -> None:
     if not data.found(config.dataset):
         return
+    if record["made_by"].get("data") != state_of(config.dataset):
+        raise records.Damaged(f"the record {path} was made of other images than {config.dataset} has now")
     t = _images(config.dataset, config.tested_on, config.test_size, config.image_size).labels
     predicted = records.predicted(record)
     if len(predicted) != len(t) or not abs(evaluate.accuracy(predicted, t) - record["result"]["top1"]) < 1e-9:
@@ -155,9 +159,10 @@ def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done
         if (folder / "record.json").exists() and find(config, fresh=True):  # another process trained it while we waited
             return
         unfinished = folder.with_name(folder.name + ".unfinished")
-        unfinished.mkdir(exist_ok=True)
+        origin = _origin(unfinished, config) if first else {}
+        device.wait()
         try:
-            _fill(unfinished, config, on_step)
+            _fill(unfinished, config, on_step, origin)
         except Diverged:  # and would again
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
@@ -165,9 +170,44 @@ def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
             kept.remove(folder / "checkpoint.pt")
+            (folder / "origin.json").unlink(missing_ok=True)
 
 
-def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> None:
+def _origin(unfinished: Path, config: Pretraining) -> dict:
+    """What made an unfinished run so far: its images, and other machines. Begun on other images, it begins again."""
+    path, here = unfinished / "origin.json", {"data": state_of(config.dataset), "machines": [records.machine()]}
+    try:
+        begun = json.loads(path.read_text())
+        others = [each for each in begun["machines"] if each != here["machines"][0]]
+    except (OSError, ValueError, KeyError, TypeError):
+        begun, others = here, []
+    if begun["data"] != here["data"]:
+        print(f"clsl: the images of {config.dataset} have changed: the training begins again", file=sys.stderr)
+        shutil.rmtree(unfinished)
+        others = []
+    unfinished.mkdir(exist_ok=True)
+    path.with_suffix(".new").write_text(json.dumps(here | {"machines": [*others, *here["machines"]]}))
+    path.with_suffix(".new").replace(path)
+    return ({"data": here["data"]} if here["data"] else {}) | ({"also_on": others} if others else {})
+
+
+@functools.cache
+def state_of(dataset: str) -> str | None:
+    """A hash of what a data set of files holds now: files, labels and all else that is known; None for those that never change."""
+    if dataset in data.cifar.DATASETS:
+        return None
+    state = hashlib.sha256()
+    for split in ("train", "test"):
+        paths, known = data.read(dataset, split)
+        state.update(data.packing.state(paths).encode())
+        for name, value in sorted(known.items()):
+            parts = value.items() if isinstance(value, dict) else [(name, value)]
+            for key, each in parts:
+                state.update(f"{key}: ".encode() + (each.numpy().tobytes() if isinstance(each, torch.Tensor) else repr(each).encode()))
+    return state.hexdigest()[:12]
+
+
+def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None], origin: dict) -> None:
     images, test = _prepare(config)
     encoder, history = train.fit(config, images, folder / "checkpoint.pt", on_step)
     scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size)
@@ -178,7 +218,7 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> 
     if left_out := [*images.left_out, *test.left_out]:
         result["left_out"] = left_out
     kept.save_weights(folder / "encoder.safetensors", encoder.state_dict())
-    records.write(folder / "record.json", config, result, history, predicted)
+    records.write(folder / "record.json", config, result, history, predicted, origin)
 
 
 def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
@@ -199,7 +239,13 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images]:
     return images, test
 
 
-_images = functools.lru_cache(maxsize=4)(data.load)
+def _images(name: str, split: str, size: int | None, image_size: int | None) -> data.Images:
+    return _loaded(name, split, size, image_size, state_of(name))
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str, split: str, size: int | None, image_size: int | None, state: str | None) -> data.Images:
+    return data.load(name, split, size, image_size)
 
 
 def folder() -> Path:
