@@ -185,7 +185,10 @@ def _check_values(parameters: Mapping[str, Any]) -> None:
 
 
 def check_with_data(planned: Sequence[Planned]) -> None:
-    """Raise ValueError where a parameter asks for more than the images have: levels, attributes, classes, clusters, a batch."""
+    """Raise ValueError where a parameter asks for more than the images have: levels, attributes, classes, clusters, a batch.
+
+    Data sets that are not at hand are fetched, here, where their progress bar shows. Raises what data.read raises.
+    """
     from .. import clusters  # here, and in the functions below: what has to do with images takes seconds to import
 
     for encoder in (each.parameters["step_encoder"] for each in planned if "step_encoder" in each.parameters):

@@ -57,6 +57,8 @@ class Run:
                 weights = kept.load_weights(path)
             except kept.Damaged as error:
                 print(f"clsl: {error}: they do not count", file=sys.stderr)
+                if path.parent == self.path.parent:  # the run's own; get(config, fresh=True) trains it anew where they are not
+                    path.unlink(missing_ok=True)
                 continue
             encoder = encoders.build(self.config.encoder, self.config.image_size)
             encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
@@ -98,13 +100,13 @@ def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = Fals
 def find(config: Pretraining, fresh: bool = False) -> Run | None:
     """The finished run of a configuration; what is damaged is named in a line, and counts as missing.
 
-    Looked for among the runs ($CLSL_RUNS, else runs/) and, unless `fresh`, the committed records ($CLSL_RECORDS, else those in
-    figures/).
+    Looked for among the runs ($CLSL_RUNS, else runs/) and the committed records ($CLSL_RECORDS, else those in figures/); if
+    `fresh`, only where the weights are beside the record.
     """
     given = os.environ.get("CLSL_RECORDS")
     folders = [Path(given)] if given else [] if given == "" else sorted(ROOT.glob("figures/*/records"))
-    for path in (_folder(config) / "record.json", *(folder / f"{fingerprint.name(config)}.json" for folder in folders if not fresh)):
-        if path.exists():
+    for path in (_folder(config) / "record.json", *(folder / f"{fingerprint.name(config)}.json" for folder in folders)):
+        if path.exists() and not (fresh and not path.with_name("encoder.safetensors").exists()):
             try:
                 record = records.read(path, config)
                 _check_predictions(path, config, record)
@@ -154,9 +156,10 @@ def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done
     """
     folder, first = _folder(config), device.rank() == 0
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")) if first else contextlib.nullcontext():
+    patience = -1 if device.world() == 1 else 300  # seconds; the processes beside the first would not wait for ever
+    with FileLock(folder.with_name(folder.name + ".lock"), patience) if first else contextlib.nullcontext():
         device.wait()
-        if (folder / "record.json").exists() and find(config, fresh=True):  # another process trained it while we waited
+        if find(config, fresh=True):  # another process trained it while we waited
             return
         unfinished = folder.with_name(folder.name + ".unfinished")
         origin = _origin(unfinished, config) if first else {}
@@ -259,7 +262,9 @@ def _folder(config: Pretraining) -> Path:
 
 def _launch(config: Pretraining, devices: int, on_step: Callable[[int], None]) -> None:
     """`python -m clsl train` in as many processes as there are devices; it prints a line a step."""
-    with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/errors", "w+") as errors:
+    folder().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_folder(config).with_suffix(".launch"))  # waits here, before there are processes that wait for one another
+    with lock, tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/errors", "w+") as errors:
         path = Path(scratch) / "config.json"
         path.write_text(json.dumps(dataclasses.asdict(config)))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)]
