@@ -6,6 +6,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: notebooks/, figures/, runs/
 
 
+class Diverged(ValueError):
+    """A training whose numbers are no longer finite: it would end so again."""
+
+
 def printable(text: str) -> str:
     """Text without control characters, which could steer a terminal: these are shown as Python writes them."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

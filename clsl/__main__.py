@@ -43,7 +43,7 @@ def main() -> None:
     try:
         arguments.run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"clsl: {printable(str(error))}")
+        sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
     except KeyboardInterrupt:
         sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
 
@@ -60,7 +60,13 @@ def _reproduce(arguments: argparse.Namespace) -> None:
     from .lab import profiles
 
     a = arguments
-    profiles.planned(a.profile, a.notebooks, a.p)  # says at once what is wrong, before torch and papermill are imported
+    todo = profiles.planned(a.profile, a.notebooks, a.p)  # says at once what is wrong, before torch and papermill are imported
+    if a.check is not None and (a.notebooks or a.p or a.fresh or a.dry_run):
+        raise ValueError("--check goes with a profile only: ./reproduce.sh cpu --check 3")
+    if a.dry_run and a.fresh:
+        raise ValueError("--dry-run lists what is missing, --fresh trains all: take one")
+    if a.check is None and not a.dry_run:
+        profiles.check_with_data(todo)  # before papermill is imported
 
     from .lab import reproduce
 

@@ -2,16 +2,10 @@
 
 The authors' transformations: a random crop resized to the image's size, a horizontal flip, colour jitter, grayscale,
 normalisation; a blur only where it is asked for. A crop, its resize and its flip are a product of matrices,
-rows · image · columnsᵀ; brightness, contrast and saturation are an affine map of the colours. Where this differs from torchvision:
-
-- crops begin and end between pixels too, and are resampled in floating point by the triangle filter that both libraries call
-  bilinear, which may look at a pixel beyond the crop's border;
-- brightness, contrast and saturation come in this order before the hue, and are clipped to [0, 1] once;
-- grayscale is a saturation of 0, which leaves out what a turn of the hue would have done to the gray;
-- images from files were squeezed into squares before (data/packing.py): crops have the shapes that they would have in the
-  original, at the resolution of the square. On a CPU crops of more than 64 pixels begin and end at whole ones.
-
-The laws of all parameters and the hue's turn through HSV are torchvision's.
+rows · image · columnsᵀ; brightness, contrast and saturation are an affine map of the colours. The laws of all parameters and the
+hue's turn through HSV are torchvision's. What differs: crops begin and end between pixels too, and are resampled in floating point;
+brightness, contrast and saturation come in this order before the hue, and are clipped once; grayscale is a saturation of 0;
+images from files were squeezed into squares before, and on a CPU their crops begin and end at whole pixels.
 """
 
 import math

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import re
+import reprlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import yaml
 
 # Each method's learning rate and temperature at the small profiles: `python -m clsl search` chooses them, and writes this file.
-SETTINGS = json.loads(Path(__file__).with_name("searched.json").read_text())
+SETTINGS: dict[str, dict[str, float]] = json.loads(Path(__file__).with_name("searched.json").read_text())
 SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items()}
 
 
@@ -111,15 +113,21 @@ def read(path: Path) -> Pretraining:
 
 def named_values(path: Path) -> dict[str, Any]:
     """The NAME: VALUE lines of a YAML or JSON file. Raises ValueError for another file, or a name that stands there twice."""
-    try:
-        values = yaml.load(path.read_bytes(), _Strict)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is neither YAML nor JSON: {str(error).splitlines()[0]}") from None
-    except _Twice as error:
-        raise ValueError(f"{path} has {error} twice") from None
+    values = parsed(path.read_bytes(), str(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold NAME: VALUE lines, got a {type(values).__name__}")
     return values
+
+
+def parsed(text: bytes | str, what: str) -> Any:
+    """A value in YAML or JSON; numbers are decimal. Raises ValueError, in a line that begins with `what`, for other text."""
+    try:
+        return yaml.load(text, _Strict)
+    except _Twice as error:
+        raise ValueError(f"{what} has {error} twice") from None
+    except (yaml.YAMLError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{what} is neither YAML nor JSON: {said[:100]}") from None
 
 
 class _Twice(Exception):
@@ -127,7 +135,11 @@ class _Twice(Exception):
 
 
 class _Strict(yaml.SafeLoader):
+    """YAML 1.2's numbers (1e-5, and 010 is ten), and no name twice."""
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "not a mapping", node.start_mark)
         names = [key.value for key, _ in node.value]
         if twice := [name for name in names if names.count(name) > 1]:
             raise _Twice(twice[0])
@@ -150,13 +162,23 @@ def checked(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: _checked(known[name], value) for name, value in fields.items()}
 
 
+_NUMBERS = {"tag:yaml.org,2002:int": r"[-+]?[0-9]+", "tag:yaml.org,2002:float": r"[-+]?([0-9]*\.)?[0-9]+([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)"}
+_Strict.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _NUMBERS and not tag.endswith("timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern in _NUMBERS.items():
+    _Strict.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern})$"), list("-+.0123456789"))
+_Strict.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node)))
+
+
 def _checked(field: dataclasses.Field, value: Any) -> Any:
     """A field's value in its type. Raises ValueError where the type, the range or the choice is wrong."""
     name = field.name
-    if isinstance(1.0, field.type) and type(value) is int:
+    if isinstance(1.0, field.type) and type(value) is int and abs(value) < 2**1000:
         value = float(value)
     if not isinstance(value, field.type) or isinstance(value, bool):
-        raise ValueError(f"{name} must be {getattr(field.type, '__name__', field.type)}, got {value!r}")
+        raise ValueError(f"{name} must be {getattr(field.type, '__name__', field.type)}, got {reprlib.repr(value)}")
     if value is None or not field.metadata:
         return value
     choices, (low, high, above, below) = field.metadata["choices"], field.metadata["range"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import augment, device
+from . import Diverged, augment, device
 from .data import Images
 from .encoders import features
 from .wordnet import Hierarchy
@@ -122,7 +122,7 @@ def evaluate(
     encoder.eval()
     a, b = (features(encoder, images, where, image_size) for images in (train, test))
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise ValueError("the representations hold NaN or infinity: the training diverged, lower its lr")
+        raise Diverged("the representations hold NaN or infinity: the training diverged, lower its lr")
     t, t_test = train.labels.to(where), test.labels.to(where)
     if probe == "lbfgs":
         logits = lbfgs_probe(a, t, b)

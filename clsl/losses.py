@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from . import device
+from . import Diverged, device
 
 
 def cl_infonce(
@@ -45,7 +45,7 @@ def cl_infonce(
         p = F.normalize(p.to(torch.promote_types(p.dtype, torch.float32)), dim=1)
         loss = _ClInfoNCE.apply(p, _from_zero(device.gathered(z.repeat(2))), temperature)
     if not (loss.is_cuda or loss.isfinite()):
-        raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
+        raise Diverged("the projections hold NaN or infinity: lower the learning rate, or look at the images")
     return loss if base_temperature is None else loss * (temperature / base_temperature)
 
 
@@ -116,7 +116,7 @@ def whitened(x: torch.Tensor) -> torch.Tensor:
     centred = (x - x.mean(0)).double()
     factor, failed = torch.linalg.cholesky_ex(centred.T @ centred / (len(x) - 1))
     if not factor.is_cuda and failed:  # looking would stall a GPU: the loss is then NaN
-        raise ValueError(
+        raise Diverged(
             "the projections' covariance has no inverse: they have collapsed, or hold NaN; lower the learning rate"
         )
     return torch.linalg.solve_triangular(factor, centred.T, upper=False).T.to(x.dtype)
@@ -183,7 +183,7 @@ def _check(u: torch.Tensor, v: torch.Tensor, z: torch.Tensor, temperature: float
     if not 0 < temperature < math.inf:
         raise ValueError(f"the temperature must be positive and finite, got {temperature}")
     if not (u.is_cuda or u.isfinite().all() and v.isfinite().all()):
-        raise ValueError("the projections hold NaN or infinity: lower the learning rate, or look at the images")
+        raise Diverged("the projections hold NaN or infinity: lower the learning rate, or look at the images")
 
 
 def _check_pair(u: torch.Tensor, v: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from . import augment, clusters, device, encoders, information
+from . import Diverged, augment, clusters, device, encoders, information
 from .config import Pretraining
 from .data import Images, kept
 from .methods import METHODS, Method
@@ -50,7 +50,7 @@ def fit(config: Pretraining, images: Images, checkpoint: Path, on_step: Callable
             on_step(epoch * steps + i + 1)
         loss = device.total(sum_of_losses).item() / steps / device.world()
         if not math.isfinite(loss):
-            raise ValueError(f"the loss is {loss} in epoch {epoch + 1} of {config.method}: lower lr ({config.lr})")
+            raise Diverged(f"the loss is {loss} in epoch {epoch + 1} of {config.method}: lower lr ({config.lr})")
         seconds = time.perf_counter() - start
         history.append({"epoch": epoch + 1, "loss": loss, "lr": lr} | statistics | {"seconds": seconds})
         if device.rank() == 0:

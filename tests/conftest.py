@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # here and in what tests start: threads of two processes would wait for one another
+
 import numpy as np
 import pytest
 import torch

@@ -29,7 +29,8 @@ def lay(root, files):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if content is PIXEL:
-            Image.new("RGB", (8, 8), (len(name) * 37 % 256, 10, 10)).save(path, format="PNG")
+            noise = np.random.default_rng(len(name)).integers(0, 256, (8, 8, 3), np.uint8)
+            Image.fromarray(noise).save(path, format="PNG")
         elif isinstance(content, bytes):
             path.write_bytes(content)
         elif content.startswith("-> "):
@@ -62,7 +63,7 @@ REFUSED = {
     "one class": (classes("cat"), "has one class to train on (cat): it takes two"),
     "one class in the table": (table(*[f"{c}.png,cat" for c in "abcde"]), "has one class to train on (cat)"),
     "an empty table": ({**PICTURES, "metadata.csv": ""}, "metadata.csv lacks the column file_name: it has nothing"),
-    "a header only": (table("")[0:0] if False else {**PICTURES, "metadata.csv": "file_name,label\n"}, "names no image that is there"),
+    "a header only": ({**PICTURES, "metadata.csv": "file_name,label\n"}, "names no image that is there"),
     "no label column": (table("a.png,x", header="file_name,kind"), "lacks the column label: it has file_name, kind"),
     "no file_name column": (table("a.png,x", header="name,label"), "lacks the column file_name: it has name, label"),
     "no header": (table(*ROWS, header="a.png,cat"), "lacks the column file_name: it has a.png, cat"),
@@ -94,7 +95,7 @@ REFUSED = {
     "a word for a line": (lines('"a.png"'), "line 1: must be like"),
     "a whole file as one list": (lines([{"file_name": "a.png"}]), "line 1: must be like"),
     "a list for a label": (lines({"file_name": "a.png", "label": ["cat"]}), 'line 1: label must be a word or a number, got ["cat"]'),
-    "a dictionary for a column": (lines({"file_name": "a.png", "label": "x", "c": {"d": 1}}), 'c must be a word or a number, got {"d": 1}'),
+    "a dictionary for a column": (lines({"file_name": "a.png", "label": "x", "c": {"d": 1}}), 'c must be a word or a number, got {"d": "1"}'),
     "no file_name in JSON": (lines({"label": "cat"}), "line 1: no file_name"),
     "a null for a file name": (lines({"file_name": None, "label": "cat"}), "line 1: no file_name"),
     "train without test": (classes("cat", "dog", below="train/"), "lacks test/ or val/: add it, or put the classes into"),
@@ -110,6 +111,22 @@ REFUSED = {
     "an empty test": ({**classes("cat", "dog", below="train/"), "test/notes.txt": "x"}, "test needs a folder of images for each class"),
     "a train of one class": (classes("cat", below="train/") | classes("cat", "dog", below="test/"), "one class to train on (cat)"),
     "a test of other classes": (classes("cat", "dog", below="train/") | classes("cow", "pig", below="val/"), "has no images to test on"),
+    "a table beside train and test": (
+        {**classes("cat", "dog", below="train/"), **classes("cat", "dog", below="test/"), "metadata.csv": "file_name,label\ntrain/cat/0.png,x"},
+        "metadata.csv lies beside train/ and test/: put a table into each",
+    ),
+    "two tables": ({**table(), **lines({"file_name": "a.png", "label": "x"})}, "has metadata.csv and metadata.jsonl: leave one"),
+    "a table that is a folder": ({**PICTURES, "metadata.csv/x.txt": "x"}, "metadata.csv is not a file"),
+    "Train and train": (
+        classes("cat", "dog", below="Train/") | classes("cat", "dog", below="train/") | classes("cat", "dog", below="test/"),
+        "has Train/ and train/: which of the two is meant",
+    ),
+    "a picture beside train and test": (
+        {**classes("cat", "dog", below="train/"), **classes("cat", "dog", below="test/"), "x.png": PIXEL},
+        "has x.png beside train/ and test/: move it away",
+    ),
+    "a name twice in JSON": (lines('{"file_name": "a.png", "label": "x", "label": "y"}'), "line 1: not JSON: ['file_name', 'label', 'label'] has a name twice"),
+    "JSON too deep": (lines("[" * 100_000), "line 1: not JSON: "),
     "two images": (classes("cat", "dog", n=1), "has one class to train on"),
 }
 
@@ -188,6 +205,20 @@ READ = {  # files, labels by file (None: as in ROWS), a pattern for each line of
         table(*[f"{name},{'<script>' if label == 'cat' else 'dog'}" for name, label in PLAIN.items()]),
         {name: "<script>" if label == "cat" else "dog" for name, label in PLAIN.items()},
         [],
+    ),
+    "blanks before quotes": (table(*[row.replace(",", ', "') + '"' for row in ROWS]), None, []),
+    "1.1 and 1.10 in JSON": (
+        lines(*[f'{{"file_name": "{name}", "label": {"1.1" if label == "cat" else "1.10"}}}' for name, label in PLAIN.items()]),
+        {name: "1.1" if label == "cat" else "1.10" for name, label in PLAIN.items()},
+        [],
+    ),
+    "a line separator of Unicode in JSON": (
+        lines(*[json.dumps({"file_name": name, "label": f"{label}\u2028x"}, ensure_ascii=False) for name, label in PLAIN.items()]),
+        {name: f"{label}\u2028x" for name, label in PLAIN.items()},
+        [],
+    ),
+    "semicolons in a name of a column": (
+        table(*[f'{row},"{i}"' for i, row in enumerate(ROWS)], header='file_name,label,"h; w; d; x"'), None, []
     ),
     "a column called path": (table(*[f"{row},/x/{i}" for i, row in enumerate(ROWS)], header="file_name,label,path"), None, []),
     "a row twice": (table(*ROWS, "a.png,cat"), None, ["line 12: a.png is listed twice"]),
@@ -305,6 +336,52 @@ def test_a_disk_that_fills_up(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert not list(tmp_path.glob("*.safetensors")) and not list(figures.folder("test").glob("*.svg"))
+
+
+def test_columns_stay_as_they_are_written(tmp_path):
+    rows = [f"{row},{i % 3 - 1},{'Aa'[i % 2]},{('AA', 'Aa', 'aa')[i % 3]},{('Yes', 'no')[i % 2]}" for i, row in enumerate(ROWS)]
+    lay(tmp_path, table(*rows, header="file_name,label,feeling,case,cases,indoors"))
+    _, known = data.read(f"folder:{tmp_path}", "train")
+    assert known["attribute_names"] == ("case=a", "indoors") and set(known["columns"]) == {"feeling", "cases"}
+    assert len(known["columns"]["feeling"].unique()) == len(known["columns"]["cases"].unique()) == 3
+
+
+def test_pictures_with_damaged_headers(tmp_path):
+    lay(tmp_path, classes("cat", "dog"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "odd.png", exif=b"II*\0")
+    os.symlink("itself.png", tmp_path / "cat" / "itself.png")
+    images = [data.load(f"folder:{tmp_path}", split) for split in ("train", "test")]
+    assert sum(map(len, images)) == 10 and sum(len(each.left_out) for each in images) == 2
+
+
+def test_images_that_changed_are_trained_on_anew(tmp_path, capsys):
+    """A run of a folder is that of what the folder held; a mended label orphans it, in one line."""
+    lay(tmp_path / "own", table())
+    chosen = Pretraining(dataset=f"folder:{tmp_path / 'own'}", epochs=1, batch_size=4, image_size=32)
+    first = runs.get(chosen)
+    assert runs.get(chosen).record == first.record and first.record["made_by"]["data"] == runs.state_of(chosen.dataset)
+    rows = [row.replace("a.png,cat", "a.png,dog") for row in ROWS]
+    (tmp_path / "own" / "metadata.csv").write_text("\n".join(["file_name,label", *rows]))
+    capsys.readouterr()
+    again = runs.get(chosen)
+    assert again.record["made_by"]["data"] != first.record["made_by"]["data"]
+    assert "was made of other images than folder:" in capsys.readouterr().err
+
+
+def test_a_training_that_goes_on_elsewhere_says_so(tmp_path, noise, monkeypatch):
+    monkeypatch.setattr(runs, "_images", lambda *given: noise)
+    chosen = Pretraining(epochs=1, batch_size=32)
+    folder = runs._folder(chosen).with_suffix(".unfinished")
+    folder.mkdir(parents=True)
+    (folder / "origin.json").write_text(json.dumps({"data": None, "machines": [{"device": "another"}]}))
+    assert runs.get(chosen).record["made_by"]["also_on"] == [{"device": "another"}]
+
+
+def test_a_colour_that_is_the_same_everywhere(tmp_path):
+    for name in lay(tmp_path, classes("cat", "dog")).rglob("*.png"):
+        Image.new("RGB", (8, 8), (len(name.parent.name), 10, 10)).save(name)
+    with pytest.raises(ValueError, match="have the same value of a colour everywhere"):
+        data.load(f"folder:{tmp_path}", "train")
 
 
 def test_a_path_of_300_characters(tmp_path):

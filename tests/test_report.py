@@ -72,8 +72,8 @@ def test_the_finding_is_made_of_the_claims():
     rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9 after 720,000 views", "difference": 9})
     rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > CMC at level 9", "difference": 1.5})
     said = report.finding(pd.DataFrame(rows))
-    assert "from SimCLR by +3.0 points (mean of 2 kinds of clusters; +4.0 at the best)" in said
-    assert "+5.0 at the coarsest level and -2.5 at the finest" in said and "by +1.5 (mean of 1)" in said
+    assert "gains +3.0 points (mean of 2 clusterings; +4.0 at the best)" in said
+    assert "+5.0 at the coarsest level and -2.5 at the finest" in said and "information, +1.5 (mean of 1)" in said
 
 
 def test_what_made_the_results():

@@ -174,13 +174,13 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
         (["reproduce", "smoke", "01", "-p", "epochs", "3"], "unknown parameter 'epochs'"),
         (["reproduce", "smoke", "-p", "epochs", "three"], "epochs must be int, got 'three'"),
         (["reproduce", "smoke", "-p", "epochs", "-1"], "epochs must be at least 1, got -1"),
-        (["reproduce", "smoke", "-p", "lr", "nan"], "lr must be finite, got nan"),
+        (["reproduce", "smoke", "-p", "lr", "nan"], "lr must be float | None, got 'nan'"),
         (["reproduce", "smoke", "-p", "encoder", "vit"], "unknown encoder 'vit': choose from tiny"),
         (["reproduce", "smoke", "-p", "epochs", "3", "-p", "epochs", "4"], "parameter epochs is given twice: 3 and '4'"),
         (["reproduce", "../../somewhere", "01"], "unknown profile '../../somewhere': choose from smoke, quick, cpu"),
         (["reproduce", "smoke", "--check", "0"], "--check must be between 1 and the"),
         (["reproduce", "smoke", "-p", "seeds", "[a]"], "parameter seeds[0] must be of type int, like 0, got 'a'"),
-        (["reproduce", "smoke", "-p", "levels", "[4"], "parameter levels has a value that is neither YAML nor JSON: '[4'"),
+        (["reproduce", "smoke", "-p", "levels", "[4"], "parameter levels, '[4', is neither YAML nor JSON: while parsing"),
         (["reproduce", "smoke", "-p", "profile", "cpu"], "the profile is the first argument"),
         (["reproduce", "smoke", "03", "-p", "levels", "[4, 40]"], "levels: 40 is more than the 14 levels below the root of cifar10"),
         (["reproduce", "smoke", "03", "-p", "levels", "[9, 9]"], "parameter levels has 9 twice: [9, 9]"),
@@ -199,7 +199,21 @@ def test_plain_papermill_runs_them_too(tmp_path, smoke, monkeypatch):
         (["reproduce", "smoke", "-p", "batch_size", "600"], "batch_size: 600 is more than the 512 images to train on"),
         (["reproduce", "smoke", "-p", "train_size", "60000"], "train_size: 60000 is more than the 50000 images of cifar10"),
         (["reproduce", "smoke", "-p", "dataset", "cifar10:/tmp"], "cifar10 has no folder of its own, got 'cifar10:/tmp'"),
-        (["reproduce", "smoke", "-p", "dataset", "folder:"], "dataset must be str, got {'folder': None}"),
+        (["reproduce", "smoke", "-p", "dataset", "folder:"], "'folder:' names no folder"),
+        (["reproduce", "smoke", "-p", "training", "5"], "training must hold NAME: VALUE lines, got 5"),
+        (["reproduce", "smoke", "-p", "training", "{epochs: 3, epochs: 4}"], "parameter training, '{epochs: 3, epochs: 4}', has epochs twice"),
+        (["reproduce", "smoke", "-p", "epochs", "1:30"], "epochs must be int, got '1:30'"),
+        (["reproduce", "smoke", "-p", "epochs", "!!bool maybe"], "parameter epochs, '!!bool maybe', is neither YAML nor JSON"),
+        (["reproduce", "smoke", "-p", "lr", "1" * 400], "lr must be float | None, got 1111"),
+        (["reproduce", "smoke", "-p", "experiment", "x"], "the notebook names the experiment"),
+        (["reproduce", "smoke", "08", "-p", "studied", "[3]"], "parameter studied must hold words, got 3"),
+        (["reproduce", "smoke", "05", "-p", "other_clusters_k", "[a]"], "parameter other_clusters_k must hold whole numbers, got 'a'"),
+        (["reproduce", "smoke", "05", "-p", "other_clusters_k", "[2.5]"], "parameter other_clusters_k must hold whole numbers, got 2.5"),
+        (["reproduce", "smoke", "05", "-p", "other_clusters_k", "[null]"], "parameter other_clusters_k must hold whole numbers, got None"),
+        (["reproduce", "smoke", "04", "-p", "other_clusters", "[3]"], "parameter other_clusters must hold words, got 3"),
+        (["reproduce", "smoke", "03", "--check", "3"], "--check goes with a profile only"),
+        (["reproduce", "smoke", "--dry-run", "--fresh"], "take one"),
+        (["reproduce", "smoke", "-p", "dataset", "folder:/my/photos #2"], "folder is looked for in /my/photos #2, which is not there"),
         (["reproduce", "smoke", "-p", "dataset", "cifar11"], "unknown data set 'cifar11'"),
         (["data", "cifar11"], "unknown data set 'cifar11'"),
         (["train", "nothing.yml"], "No such file"),
@@ -254,7 +268,8 @@ def test_a_profile_with_a_typo(monkeypatch, tmp_path):
 def test_values_get_the_type_of_the_default():
     assert profiles._typed("lr", 1, 0.5) == 1.0 and isinstance(profiles._typed("lr", 1, 0.5), float)
     assert profiles._typed("epochs", 3, 6) == 3
-    assert profiles._typed("lr", profiles._parsed("lr", "1e-2"), 0.5) == 0.01  # which YAML takes for text
+    assert profiles._parsed("lr", "1e-2") == 0.01 and profiles._parsed("epochs", "010") == 10  # not as YAML 1.1 has them
+    assert profiles._parsed("dataset", "folder:/x #2") == "folder:/x #2" and profiles._parsed("image_size", "null") is None
     assert profiles._typed("levels", [4, 9], [1]) == [4, 9]
     for value, default in [("3", 6), (3.5, 6), (True, 6), (6, True), (3, "x"), (3, [1]), (["a"], [1]), ("x", 0.5)]:
         with pytest.raises(ValueError, match="must be of type"):

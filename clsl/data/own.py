@@ -7,6 +7,8 @@ import csv
 import io
 import json
 import os
+import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -95,19 +97,31 @@ def _walk(root: Path, above: frozenset = frozenset()) -> Iterator[Path]:
         for entry in os.scandir(root):
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 yield from _walk(Path(entry), above | {(here.st_dev, here.st_ino)})
             else:
                 yield Path(entry)
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _parts(root: Path) -> dict[str, Path]:
     """The folders to train and to test on, if there are such, in whatever case their names are written."""
-    if any((root / name).exists() for name in _TABLES):
-        return {}
-    found = {path.name.casefold(): path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")}
+    found: dict[str, Path] = {}
+    for path in (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")):
+        if other := found.get(path.name.casefold()):
+            raise OSError(f"{root} has {other.name}/ and {path.name}/: which of the two is meant? Rename one")
+        found[path.name.casefold()] = path
+    listed = _table_of(root)
     parts = {part: [found.pop(name) for name in names if name in found] for part, names in _SPLITS.items()}
-    if not (all(parts.values()) or any(parts.values()) and not found):
+    if all(parts.values()) and listed:
+        raise OSError(f"{listed} lies beside {parts['train'][0].name}/ and {parts['test'][0].name}/: put a table into each of the two")
+    if listed or not (all(parts.values()) or any(parts.values()) and not found):
         return {}  # train/ beside bus/ is a class
     for part, others in (("train", "train/"), ("test", "test/ or val/")):
         if not parts[part]:
@@ -115,11 +129,23 @@ def _parts(root: Path) -> dict[str, Path]:
     beside = [path.name for path in (*found.values(), *parts["train"][1:], *parts["test"][1:])]
     if beside:
         raise OSError(f"{root} has {beside[0]}/ beside {parts['train'][0].name}/ and {parts['test'][0].name}/: move it away")
+    if all(parts.values()) and (loose := [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SUFFIXES]):
+        raise OSError(f"{root} has {loose[0]} beside {parts['train'][0].name}/ and {parts['test'][0].name}/: move it away")
     return {part: paths[0] for part, paths in parts.items()}
 
 
+def _table_of(root: Path) -> Path | None:
+    """The table that describes a folder, if there is one."""
+    there = [root / name for name in _TABLES if (root / name).exists()]
+    if there[1:]:
+        raise OSError(f"{root} has {there[0].name} and {there[1].name}: leave one")
+    if there and not there[0].is_file():
+        raise OSError(f"{there[0]} is not a file")
+    return there[0] if there else None
+
+
 def _described(root: Path) -> Table:
-    listed = next((root / name for name in _TABLES if (root / name).exists()), None)
+    listed = _table_of(root)
     found = {path.relative_to(root).as_posix() for path in _walk(root)}
     images = {name for name in found if Path(name).suffix.lower() in _SUFFIXES and (root / name).is_file()}
     if listed is not None:
@@ -139,6 +165,7 @@ def _say(left_out: list[str], names: Collection[str], words: str) -> None:
 def _listed(path: Path, found: set[str], images: set[str]) -> Table:
     """The rows of a table whose files are there and that have a label."""
     rows, lines, left_out = [], {}, []
+    there = {unicodedata.normalize("NFC", name): name for name in found}  # macOS takes letters and accents apart
     for line, row in _rows(path):
         name, label = row.get("file_name"), row.get("label")
         if name is None:
@@ -146,7 +173,7 @@ def _listed(path: Path, found: set[str], images: set[str]) -> Table:
         name = name.replace("\\", "/")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise OSError(f"{path}, line {line}: {name} leads out of the folder")
-        name = Path(name).as_posix()
+        name = there.get(unicodedata.normalize("NFC", Path(name).as_posix()), Path(name).as_posix())
         if name in lines:
             first, other = lines[name]
             if other != label:
@@ -170,12 +197,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
     """Line and words of each row of a table; a gap is None."""
     text = _text(path)
     if path.suffix == ".jsonl":
-        for line, content in enumerate(text.splitlines(), 1):
+        for line, content in enumerate(re.split("\r\n|\r|\n", text), 1):
             if content.strip():
                 yield line, _json_row(path, line, content)
         return
-    delimiter = max(",;\t", key=(text.splitlines() or [""])[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header = re.split("\r\n|\r|\n", text)[0]
+    delimiter = max(",;\t", key=lambda each: ({"file_name", "label"} <= {*_fields(header, each)}, header.count(each)))
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         names = [name.strip() for name in next(reader, [])]
         if wrong := [name for name in names if names.count(name) > 1 or not name]:
@@ -193,10 +221,14 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
         raise OSError(f"{path}, line {reader.line_num}: {error}: is a quote left open?") from None
 
 
+def _fields(header: str, delimiter: str) -> list[str]:
+    return [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
+
+
 def _json_row(path: Path, line: int, content: str) -> dict[str, str | None]:
     try:
-        row = json.loads(content, parse_constant=lambda name: None)
-    except ValueError as error:
+        row = json.loads(content, parse_constant=lambda name: None, parse_int=str, parse_float=str, object_pairs_hook=_once_each)
+    except (ValueError, RecursionError) as error:
         raise OSError(f"{path}, line {line}: not JSON: {error}") from None
     if not isinstance(row, dict):
         raise OSError(f'{path}, line {line}: must be like {{"file_name": "1.jpg", "label": "cat"}}, got {content.strip()[:40]}')
@@ -205,6 +237,12 @@ def _json_row(path: Path, line: int, content: str) -> dict[str, str | None]:
             raise OSError(f"{path}, line {line}: {name} must be a word or a number, got {json.dumps(value)[:40]}")
     written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
     return {name: None if row[name] is None else value.strip() or None for name, value in written.items()}
+
+
+def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError(f"{[name for name, _ in pairs]!r} has a name twice")
+    return dict(pairs)
 
 
 def _text(path: Path) -> str:
@@ -225,14 +263,14 @@ def _columns(table: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
     """Attributes, tags and clusters out of columns of words; and what was left out. The second word by name is the attribute."""
     out, attributes, others, said = {}, {}, {}, []
     for name, column in table.items():
-        words = column.str.lower()
-        values = sorted(words.dropna().unique())
+        values = sorted(column.dropna().unique())
+        said_so = [value.lower() in _TRUE for value in values if value.lower() in _TRUE | _FALSE]
         if len(values) < 2 and not (values and column.isna().any()):
             said.append(f"the column {name} says the same of all images")
-        elif set(values) <= _TRUE | _FALSE:
-            attributes[name] = words.isin(_TRUE)
+        elif len(values) == len(said_so) and (said_so in ([True, False], [False, True]) or len(values) == 1):
+            attributes[name] = column.str.lower().isin(_TRUE)
         elif len(values) == 2:
-            attributes[f"{name}={values[1]}"] = words == values[1]
+            attributes[f"{name}={values[1]}"] = column == values[1]
         else:
             others[name] = column
     if attributes:

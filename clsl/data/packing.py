@@ -1,5 +1,6 @@
 """A folder's image files, squeezed into squares and packed into one memory-mapped array, once."""
 
+import errno
 import hashlib
 import json
 import os
@@ -9,12 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import PIL
 import torch
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from . import downloads
 
+_FORM = 2  # raise it where the same file would give other pixels, or be left out
 _AHEAD = 256  # images decoded before they are written
 
 
@@ -30,17 +33,17 @@ def pack(name: str, paths: Sequence[Path], side: int) -> tuple[np.ndarray, torch
     """
     if not paths:
         raise OSError(f"{name} has no images: look into the folder it is read from")
-    folder = downloads.once(f"packed/{name}-{side}-{_fingerprint(paths)}", lambda into: _pack(name, paths, side, into))
+    folder = downloads.once(f"packed/{name}-{side}-{state(paths)}", lambda into: _pack(name, paths, side, into))
     known = json.loads((folder / "left_out.json").read_text())
     aspects, kept = (torch.from_numpy(np.load(folder / f"{part}.npy")) for part in ("aspects", "kept"))
     return np.load(folder / "images.npy", mmap_mode="c")[: len(kept)], aspects, kept, tuple(known)
 
 
-def _fingerprint(paths: Sequence[Path]) -> str:
-    """Another one where a file was added, removed or changed."""
+def state(paths: Sequence[Path]) -> str:
+    """A hash of some files, another one where a file was added, removed or changed."""
     stats = ((path, path.stat() if path.exists() else None) for path in paths)
-    parts = [(str(path), stat and (stat.st_size, stat.st_mtime_ns)) for path, stat in stats]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+    parts = [(str(path), stat and (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)) for path, stat in stats]
+    return hashlib.sha256(json.dumps([_FORM, PIL.__version__, parts]).encode()).hexdigest()[:12]
 
 
 def _pack(name: str, paths: Sequence[Path], side: int, into: Path) -> None:
@@ -88,9 +91,17 @@ def decode(path: Path, side: int) -> tuple[np.ndarray, float] | tuple[None, str]
             image.draft("RGB", (side, side))
             image = _rgb(ImageOps.exif_transpose(image))
             return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.width / image.height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        empty = path.exists() and path.stat().st_size == 0
-        return None, "an empty file" if empty else str(error).replace(f": '{path}'", "").replace(f" '{path}'", "")
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
+            raise  # no fault of the picture
+        return None, _why(path, error)
+    except Exception as error:  # Pillow raises whatever a damaged header makes it raise
+        return None, _why(path, error)
+
+
+def _why(path: Path, error: Exception) -> str:
+    said = str(error).replace(f": '{path}'", "").replace(f" '{path}'", "").replace("\n", " ")
+    return "an empty file" if path.exists() and path.stat().st_size == 0 else said or type(error).__name__
 
 
 def _rgb(image: Image.Image) -> Image.Image:

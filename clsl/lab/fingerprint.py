@@ -47,7 +47,7 @@ def _digest(methods: tuple[str, ...], kind: str) -> str:
 
 def _code(file: str, reader: str | None = None) -> Iterator[str]:
     """What counts in a file: each definition, without what cannot change a number; of a reader's file only what the reader uses."""
-    tree = ast.parse((ROOT / "clsl" / f"{file}.py").read_text())
+    tree = ast.parse((ROOT / "clsl" / f"{file}.py").read_text(encoding="utf-8"))
     if reader is None:
         yield from filter(None, map(_plain, tree.body))
         return

@@ -1,15 +1,13 @@
 """What the notebooks are run with: a profile's parameters and those of the command line, strict about names, types and ranges."""
 
 import ast
-import contextlib
 import dataclasses
 import functools
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import yaml
 
 from .. import ROOT, config
 from ..config import Pretraining
@@ -32,7 +30,7 @@ def names() -> list[str]:
     return sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
-def read(profile: str) -> dict[str, Any]:
+def read(profile: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """A profile: values for all notebooks; under a notebook's name its own, or a list of them, to run it once for each.
 
     `like: NAME` begins with the values of another profile. Raises ValueError for an unknown or a broken profile.
@@ -42,15 +40,20 @@ def read(profile: str) -> dict[str, Any]:
     values = config.named_values(NOTEBOOKS / "profiles" / f"{profile}.yml")
     for name, own in values.items():
         each = own if isinstance(own, list) else [own]
-        several = isinstance(own, list) and not all(isinstance(one, dict) and "dataset" in one.get("training", {}) for one in each)
+        several = isinstance(own, list) and not (own and all(isinstance(one, dict) and "dataset" in (one.get("training") or {}) for one in each))
         if _is_notebook(name) and (several or not all(isinstance(one, dict) for one in each)):
             raise ValueError(f"profile {profile}: {name} needs NAME: VALUE lines, or a list of them with a training: dataset: each")
-    return _merged(read(values.pop("like")), values) if "like" in values else values
+    if values.get("like") in (*seen, profile):
+        raise ValueError(f"profile {profile} is like {values['like']}, which is like {profile}")
+    return _merged(read(values.pop("like"), (*seen, profile)), values) if "like" in values else values
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Two profiles as one, the second stronger; trainings are merged field by field."""
     out = {**below, **above}
+    for values in (below, above):
+        if not isinstance(values.get("training", {}), dict):
+            raise ValueError(f"training must hold NAME: VALUE lines, got {reprlib.repr(values['training'])}")
     if "training" in below and "training" in above:
         out["training"] = {**below["training"], **above["training"]}
     return out
@@ -89,8 +92,8 @@ def _check_names(profile: str, values: Mapping, given: Mapping, declared: Mappin
     for name in values:
         if name not in known and not _is_notebook(name):
             raise ValueError(f"profile {profile} sets {name!r}, which no notebook declares: choose from {', '.join(known)}")
-    if "profile" in given:
-        raise ValueError("the profile is the first argument, not a parameter: ./reproduce.sh smoke")
+    if "profile" in given or "experiment" in given:
+        raise ValueError("the profile is the first argument, and the notebook names the experiment: ./reproduce.sh smoke 03")
     here = sorted({name for path in wanted for name in [*declared[path], *(_FIELDS if "training" in declared[path] else ())]})
     for name in given:
         if name not in here:
@@ -105,7 +108,7 @@ def _variants(notebook: str, own: Mapping | Sequence[Mapping], given: Mapping) -
         return [(notebook, own)]
     kind = str(given.get("dataset", "")).partition(":")[0]  # the one of that kind: cub200:/in/this/folder
     some = [each for each in own if each["training"]["dataset"] == kind] or (own[:1] if kind else own)
-    return [(f"{notebook}_{each['training']['dataset']}", each) for each in some]
+    return [(f"{notebook}_{kind or each['training']['dataset']}", each) for each in some]
 
 
 def _chosen(profile: str, notebook: Path, experiment: str, own: Mapping, declared: Mapping, values: Mapping, given: Mapping) -> dict[str, Any]:
@@ -128,20 +131,20 @@ _FIELDS = {field.name for field in dataclasses.fields(Pretraining)} - {"method",
 
 def defaults(notebook: Path) -> dict[str, Any]:
     """The parameters that a notebook declares, and their defaults."""
-    cells = json.loads(notebook.read_text())["cells"]
-    source = "".join(next(cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])))
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    tagged = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{notebook} needs one cell with the tag parameters, got {len(tagged)}")
+    source = "".join(tagged[0])
     return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse(source).body}
 
 
 def _parsed(name: str, text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ValueError(f"parameter {name} has a value that is neither YAML nor JSON: {text!r}") from None
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            return float(value)  # YAML reads 1e-2 as text
-    return value
+    """A parameter's value; words that go to a field of text are taken as they are."""
+    field = config.Pretraining.__dataclass_fields__.get(name)
+    if field is not None and field.type in (str, str | None) and text not in ("null", ""):
+        return text
+    return config.parsed(text, f"parameter {name}, {reprlib.repr(text)},")
 
 
 # Of the parameters that are no fields of a training: the least and the most, or the choices, of each number or word in them.
@@ -158,6 +161,10 @@ _ALLOWED = {
 }  # fmt: skip
 
 
+_FRACTIONS = ("tau", "refresh")
+_LISTS = ("studied", "other_clusters", "other_clusters_k")  # whose default is empty, and tells no type
+
+
 def _check_values(parameters: Mapping[str, Any]) -> None:
     """Raise ValueError where a parameter is out of its range, or a list has something twice."""
     for name, value in parameters.items():
@@ -165,7 +172,12 @@ def _check_values(parameters: Mapping[str, Any]) -> None:
         if twice := [item for item in items if items.count(item) > 1]:
             raise ValueError(f"parameter {name} has {twice[0]!r} twice: {value}")
         allowed = _ALLOWED.get(name)
-        for item in items if allowed else []:
+        kinds = str if name not in _ALLOWED or isinstance(allowed[0], str) else (int, float) if name in _FRACTIONS else int
+        for item in items if isinstance(value, list) or allowed else []:
+            if name in _LISTS and (isinstance(item, bool) or not isinstance(item, kinds)):
+                raise ValueError(f"parameter {name} must hold {'words' if kinds is str else 'whole numbers'}, got {reprlib.repr(item)}")
+            if allowed is None:
+                continue
             if isinstance(item, str) and item not in allowed:
                 raise ValueError(f"parameter {name} must be one of {', '.join(allowed)}, got {item!r}")
             if not isinstance(item, str) and not allowed[0] <= item <= allowed[1]:
@@ -173,7 +185,10 @@ def _check_values(parameters: Mapping[str, Any]) -> None:
 
 
 def check_with_data(planned: Sequence[Planned]) -> None:
-    """Raise ValueError where a parameter asks for more than the images have: levels, attributes, classes, clusters, a batch."""
+    """Raise ValueError where a parameter asks for more than the images have: levels, attributes, classes, clusters, a batch.
+
+    Data sets that are not at hand are fetched, here, where their progress bar shows. Raises what data.read raises.
+    """
     from .. import clusters  # here, and in the functions below: what has to do with images takes seconds to import
 
     for encoder in (each.parameters["step_encoder"] for each in planned if "step_encoder" in each.parameters):

@@ -24,11 +24,14 @@ from .fingerprint import source
 FORM = 1  # of the file
 
 
-def write(path: Path, config: Pretraining, result: dict, history: list[dict], predicted: torch.Tensor) -> None:
-    """Keep a run's result, its history (a row an epoch) and the classes predicted of the test images, int64 [M]."""
+def write(path: Path, config: Pretraining, result: dict, history: list[dict], predicted: torch.Tensor, origin: dict = {}) -> None:
+    """Keep a run's result, its history (a row an epoch) and the classes predicted of the test images, int64 [M].
+
+    origin: more of what made it, beside this machine, commit and source: `data`, `also_on`.
+    """
     classes = base64.b64encode(zlib.compress(predicted.numpy().astype("<i2").tobytes(), 9)).decode()
     record = {"form": FORM, "config": dataclasses.asdict(config), "result": result, "history": history}
-    record |= {"predicted": classes, "made_by": machine() | {"commit": commit(), "source": source(config)}}
+    record |= {"predicted": classes, "made_by": machine() | {"commit": commit(), "source": source(config)} | origin}
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(_text(record | {"sha256": _checksum(record)}))
     unfinished.replace(path)

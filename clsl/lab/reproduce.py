@@ -18,7 +18,7 @@ import torch
 from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
-from .. import ROOT, config, data
+from .. import ROOT, config
 from . import figures, fingerprint, plan, profiles, records, report, runs
 from .profiles import Planned
 
@@ -37,8 +37,6 @@ def reproduce(
     todo = profiles.planned(profile, notebooks, overrides)
     if dry_run:
         return _dry_run(todo, profile)
-    for name in dict.fromkeys(each.parameters["training"]["dataset"] for each in todo if "training" in each.parameters):
-        _fetch(name)
     profiles.check_with_data(todo)
     environment = {}
     if fresh:
@@ -123,13 +121,6 @@ def _say_where_from(profile: str, before: set[str]) -> None:
     now = names & {path.parent.name for path in runs.folder().glob("*/record.json")} - before
     kept = names - before - now
     print(f"{len(names)} trainings: {len(kept)} from committed records, {len(names & before)} from runs/, {len(now)} trained now\n")
-
-
-def _fetch(name: str) -> None:
-    """Fetch a data set where its progress bar shows, or see that its folder is complete; the notebooks find it there."""
-    if not (name in data.cifar.DATASETS and data.found(name)):
-        for split in ("train", "test"):
-            data.read(name, split)
 
 
 def _dry_run(todo: Sequence[Planned], profile: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from .. import ROOT, clusters, data, device, encoders, evaluate, train
+from .. import ROOT, Diverged, clusters, data, device, encoders, evaluate, train
 from ..config import Pretraining
 from ..data import kept
 from ..methods import METHODS
@@ -56,6 +57,8 @@ class Run:
                 weights = kept.load_weights(path)
             except kept.Damaged as error:
                 print(f"clsl: {error}: they do not count", file=sys.stderr)
+                if path.parent == self.path.parent:  # the run's own; get(config, fresh=True) trains it anew where they are not
+                    path.unlink(missing_ok=True)
                 continue
             encoder = encoders.build(self.config.encoder, self.config.image_size)
             encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
@@ -78,6 +81,7 @@ def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = Fals
     """
     if not 1 <= devices <= max(1, torch.cuda.device_count()):
         raise ValueError(f"devices must be at least 1 and at most the {torch.cuda.device_count()} GPUs of this machine, got {devices}")
+    state_of.cache_clear()
     found = {config: find(config, fresh) for config in dict.fromkeys(configs)}
     missing = [config for config, run in found.items() if run is None]
     committed = sum(run is not None and _folder(config) not in run.path.parents for config, run in found.items())
@@ -88,19 +92,21 @@ def get_all(configs: Sequence[Pretraining], devices: int = 1, fresh: bool = Fals
             with progress.training(config) as on_step:
                 train_here(config, on_step) if devices == 1 else _launch(config, devices, on_step)
             found[config] = find(config, fresh)
+            if found[config] is None:
+                raise OSError(f"the run in {_folder(config)} cannot be read back: delete it and try again")
     return [found[config] for config in configs]
 
 
 def find(config: Pretraining, fresh: bool = False) -> Run | None:
     """The finished run of a configuration; what is damaged is named in a line, and counts as missing.
 
-    Looked for among the runs ($CLSL_RUNS, else runs/) and, unless `fresh`, the committed records ($CLSL_RECORDS, else those in
-    figures/).
+    Looked for among the runs ($CLSL_RUNS, else runs/) and the committed records ($CLSL_RECORDS, else those in figures/); if
+    `fresh`, only where the weights are beside the record.
     """
     given = os.environ.get("CLSL_RECORDS")
     folders = [Path(given)] if given else [] if given == "" else sorted(ROOT.glob("figures/*/records"))
-    for path in (_folder(config) / "record.json", *(folder / f"{fingerprint.name(config)}.json" for folder in folders if not fresh)):
-        if path.exists():
+    for path in (_folder(config) / "record.json", *(folder / f"{fingerprint.name(config)}.json" for folder in folders)):
+        if path.exists() and not (fresh and not path.with_name("encoder.safetensors").exists()):
             try:
                 record = records.read(path, config)
                 _check_predictions(path, config, record)
@@ -113,6 +119,8 @@ def find(config: Pretraining, fresh: bool = False) -> Run | None:
 def _check_predictions(path: Path, config: Pretraining, record: dict) -> None:
     if not data.found(config.dataset):
         return
+    if record["made_by"].get("data") != state_of(config.dataset):
+        raise records.Damaged(f"the record {path} was made of other images than {config.dataset} has now")
     t = _images(config.dataset, config.tested_on, config.test_size, config.image_size).labels
     predicted = records.predicted(record)
     if len(predicted) != len(t) or not abs(evaluate.accuracy(predicted, t) - record["result"]["top1"]) < 1e-9:
@@ -149,26 +157,63 @@ def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done
     """
     folder, first = _folder(config), device.rank() == 0
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(folder.name + ".lock")) if first else contextlib.nullcontext():
+    patience = -1 if device.world() == 1 else 300  # seconds; the processes beside the first would not wait for ever
+    with FileLock(folder.with_name(folder.name + ".lock"), patience) if first else contextlib.nullcontext():
         device.wait()
-        if (folder / "record.json").exists() and find(config):  # another process trained it while we waited
+        if find(config, fresh=True):  # another process trained it while we waited
             return
         unfinished = folder.with_name(folder.name + ".unfinished")
-        unfinished.mkdir(exist_ok=True)
+        origin = _origin(unfinished, config) if first else {}
+        device.wait()
         try:
-            _fill(unfinished, config, on_step)
-        except ValueError:  # it diverged, and would again
+            _fill(unfinished, config, on_step, origin)
+        except Diverged:  # and would again
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
         if first:
             shutil.rmtree(folder, ignore_errors=True)
             unfinished.rename(folder)
+            kept.remove(folder / "checkpoint.pt")
+            (folder / "origin.json").unlink(missing_ok=True)
 
 
-def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> None:
+def _origin(unfinished: Path, config: Pretraining) -> dict:
+    """What made an unfinished run so far: its images, and other machines. Begun on other images, it begins again."""
+    path, here = unfinished / "origin.json", {"data": state_of(config.dataset), "machines": [records.machine()]}
+    try:
+        begun = json.loads(path.read_text())
+        others = [each for each in begun["machines"] if each != here["machines"][0]]
+    except (OSError, ValueError, KeyError, TypeError):
+        begun, others = here, []
+    if begun["data"] != here["data"]:
+        print(f"clsl: the images of {config.dataset} have changed: the training begins again", file=sys.stderr)
+        shutil.rmtree(unfinished)
+        others = []
+    unfinished.mkdir(exist_ok=True)
+    path.with_suffix(".new").write_text(json.dumps(here | {"machines": [*others, *here["machines"]]}))
+    path.with_suffix(".new").replace(path)
+    return ({"data": here["data"]} if here["data"] else {}) | ({"also_on": others} if others else {})
+
+
+@functools.cache
+def state_of(dataset: str) -> str | None:
+    """A hash of what a data set of files holds now: files, labels and all else that is known; None for those that never change."""
+    if dataset in data.cifar.DATASETS:
+        return None
+    state = hashlib.sha256()
+    for split in ("train", "test"):
+        paths, known = data.read(dataset, split)
+        state.update(data.packing.state(paths).encode())
+        for name, value in sorted(known.items()):
+            parts = value.items() if isinstance(value, dict) else [(name, value)]
+            for key, each in parts:
+                state.update(f"{key}: ".encode() + (each.numpy().tobytes() if isinstance(each, torch.Tensor) else repr(each).encode()))
+    return state.hexdigest()[:12]
+
+
+def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None], origin: dict) -> None:
     images, test, elsewhere = _prepare(config)
-    checkpoint = folder / "checkpoint.pt"
-    encoder, history = train.fit(config, images, checkpoint, on_step)
+    encoder, history = train.fit(config, images, folder / "checkpoint.pt", on_step)
     scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size, elsewhere)
     if device.rank() > 0:
         return
@@ -177,8 +222,7 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None]) -> 
     if left_out := [*images.left_out, *test.left_out]:
         result["left_out"] = left_out
     kept.save_weights(folder / "encoder.safetensors", encoder.state_dict())
-    records.write(folder / "record.json", config, result, history, predicted)
-    kept.remove(checkpoint)
+    records.write(folder / "record.json", config, result, history, predicted, origin)
 
 
 def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.Images, data.Images] | None]:
@@ -190,6 +234,8 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.
     whole = config.tested_on == "held_out" and _images(config.dataset, "train", None, config.image_size)
     if whole and len(images) + len(test) > len(whole):
         raise ValueError(f"{len(test)} held-out images are too many: {len(images)} of the same split are trained on")
+    if len(images.class_names) > 2**15:
+        raise ValueError(f"{config.dataset} has {len(images.class_names)} classes: a record keeps at most {2**15}")
     told, k = train.tell(config, images)
     alone = k is None and told.ndim == 1 and len(told.unique()) == len(images)
     if alone and METHODS[config.method].clusters is None:
@@ -201,7 +247,13 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.
     return images, test, pair
 
 
-_images = functools.lru_cache(maxsize=4)(data.load)
+def _images(name: str, split: str, size: int | None, image_size: int | None) -> data.Images:
+    return _loaded(name, split, size, image_size, state_of(name))
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str, split: str, size: int | None, image_size: int | None, state: str | None) -> data.Images:
+    return data.load(name, split, size, image_size)
 
 
 def folder() -> Path:
@@ -215,15 +267,21 @@ def _folder(config: Pretraining) -> Path:
 
 def _launch(config: Pretraining, devices: int, on_step: Callable[[int], None]) -> None:
     """`python -m clsl train` in as many processes as there are devices; it prints a line a step."""
-    with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/errors", "w+") as errors:
+    folder().mkdir(parents=True, exist_ok=True)
+    lock = FileLock(_folder(config).with_suffix(".launch"))  # waits here, before there are processes that wait for one another
+    with lock, tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/errors", "w+") as errors:
         path = Path(scratch) / "config.json"
         path.write_text(json.dumps(dataclasses.asdict(config)))
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(devices)]
         command = [*torchrun, "-m", "clsl", "train", str(path)]
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True)
-        for line in process.stdout:
-            if line.startswith("step "):
-                on_step(int(line.split()[1]))
+        try:
+            for line in process.stdout:
+                if line.startswith("step "):
+                    on_step(int(line.split()[1]))
+        except BaseException:
+            process.terminate()
+            raise
         if process.wait():
             errors.seek(0)
             said = [line for line in errors if line.startswith("clsl: ")] or ["a process was killed"]

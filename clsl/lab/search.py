@@ -41,7 +41,9 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     table = table.sort_values("method", key=lambda column: column.map(order), kind="stable", ignore_index=True)
     table.to_csv(path, index=False, float_format="%.6g")
     text = json.dumps(best(table), indent=1)
-    Path(config.__file__).with_name("searched.json").write_text(text + "\n")
+    searched = Path(config.__file__).with_name("searched.json")
+    searched.with_suffix(".unfinished").write_text(text + "\n")
+    searched.with_suffix(".unfinished").replace(searched)
     return table
 
 
