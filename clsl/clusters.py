@@ -181,7 +181,7 @@ def make(spec: str, images: Images, seed: int = 0) -> torch.Tensor:
 def vectors(spec: str, images: Images, seed: int = 0) -> torch.Tensor:
     """The attributes that such clusters are made from, as float32 [N, A] of 0 and 1, for methods that take these as they are.
 
-    The k attributes themselves; the synsets on the path from the root down to a level of WordNet. Raises ValueError as
+    The k attributes themselves; the synsets on the path from the root down to a level of WordNet, of the class or of the tag. Raises ValueError as
     `make` does, or for clusters that are made from neither.
     """
     name, given = options(spec, _VECTORS)
@@ -219,12 +219,12 @@ def options(spec: str, makers: Mapping[str, Callable] | None = None) -> tuple[st
     return name, given
 
 
-def _hypernyms(images: Images, level: int) -> torch.Tensor:
-    hierarchy = Hierarchy(_needed(images, "synsets"))
+def _hypernyms(synsets: Sequence[Synset], labels: torch.Tensor, level: int) -> torch.Tensor:
+    hierarchy = Hierarchy(synsets)
     hierarchy.at(level)  # refuses a level out of range
     paths = [set(path[: level + 1]) for path in hierarchy.paths]
     names = sorted(set().union(*paths), key=lambda s: s.name())
-    return torch.tensor([[name in path for name in names] for path in paths])[images.labels]
+    return torch.tensor([[name in path for name in names] for path in paths])[labels]
 
 
 def _needed(images: Images, field: str) -> Any:
@@ -243,7 +243,8 @@ _NEEDS = {
     "tags": "tags need images that come with them",
 }
 _VECTORS = {
-    "wordnet": lambda images, seed, level: _hypernyms(images, level),
+    "wordnet": lambda images, seed, level: _hypernyms(_needed(images, "synsets"), images.labels, level),
+    "tags": lambda images, seed, level: _hypernyms(*tag_synsets(images), level),
     "attributes": lambda images, seed, k: _best(_needed(images, "attributes"), k),
     "annotators": lambda images, seed, k, noise: _best(annotated(images, noise / 100, seed).attributes, k),
 }

@@ -11,9 +11,23 @@ from typing import Any
 
 import yaml
 
-# Each method's learning rate and temperature at the small profiles: `python -m clsl search` chooses them, and writes this file.
-SETTINGS: dict[str, dict[str, float]] = json.loads(Path(__file__).with_name("searched.json").read_text())
-SETTINGS |= {f"{name}+progressive": own for name, own in SETTINGS.items()}
+# What `python -m clsl search` chose for the small encoder: for a method on some clusters of a data set lr, temperature, batch_size.
+SEARCHED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("searched.json").read_text())
+
+
+def settings(method: str, dataset: str, clusters: str | None) -> dict[str, float]:
+    """lr, temperature and batch_size of a method, searched on these clusters, or else on others of their kind, or of the data set.
+
+    `+progressive` keeps its objective's. {} where nothing was searched for the method.
+    """
+
+    def near(own: dict[str, Any]) -> tuple[bool, ...]:
+        kinds = [(each or "").partition(":")[0] for each in (own["clusters"], clusters)]
+        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1]
+
+    known = [own for own in SEARCHED if own["method"] == method.removesuffix("+progressive")]
+    best = max(known, key=near, default={})  # the first of equals
+    return {name: best[name] for name in ("lr", "temperature", "batch_size") if name in best}
 
 
 def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):
@@ -42,13 +56,13 @@ class Pretraining:
     clusters: str | None = None  # as clusters.make reads them, "wordnet:level=4"; None: the method's own
     seed: int = knob(0, low=0, below=2**31)  # of the weights, the order, the views, and of clusters drawn at random
     epochs: int = knob(10, low=1, high=10**6)
-    batch_size: int = knob(128, low=2, high=10**6)  # images, of each of which the loss sees two views; an incomplete last batch is left out
-    lr: float | None = knob(None, above=0, high=1000)  # at its highest; None: what search.py found for the method
+    batch_size: int | None = knob(None, low=2, high=10**6)  # images, each in two views; an incomplete last batch is left out; None: as lr
+    lr: float | None = knob(None, above=0, high=1000)  # at its highest; None: what search.py found for the method and the clusters
     warmup: float = knob(0.1, low=0, high=1)  # share of the steps in which lr rises from 1e-5, before a cosine; authors: 0.33
     optimizer: str = knob("sgd", choices=("sgd", "lars"))  # SGD with Nesterov's momentum, or LARS, for large batches
     momentum: float = knob(0.9, above=0, below=1)  # of SGD or LARS; the authors' code: 0.95
     weight_decay: float = knob(1e-4, low=0, high=1)
-    temperature: float | None = knob(None, above=0, high=1000)  # of the loss; None: what search.py found for the method
+    temperature: float | None = knob(None, above=0, high=1000)  # of the loss; None: as lr
     base_temperature: float | None = knob(None, above=0, high=1000)  # 0.07 for the factor τ/0.07 left in the authors' code
     projection_dim: int = knob(128, low=1, high=10**6)
     crop: float = knob(0.4, above=0, high=1)  # the smallest share of an image's area in a view; the authors' dual head: 0.08
@@ -83,11 +97,12 @@ class Pretraining:
         """Put the method's own clusters and settings where none are given."""
         own = _known()["method"][self.method].clusters
         _check_clusters(self.method, self.clusters, own)
-        for name, default in {"clusters": own, **SETTINGS.get(self.method, {})}.items():
+        clusters = self.clusters or own
+        for name, default in {"clusters": clusters, **settings(self.method, self.dataset, clusters)}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
-        if self.lr is None or self.temperature is None:
-            raise ValueError(f"{self.method} has no settings yet: give lr and temperature, or run python -m clsl search")
+        if None in (self.lr, self.temperature, self.batch_size):
+            raise ValueError(f"{self.method} has no settings yet: give lr, temperature and batch_size, or run python -m clsl search")
 
     def _check_together(self) -> None:
         from .data import check_name

@@ -119,8 +119,10 @@ def _statistics(config: Pretraining, told: torch.Tensor, t: torch.Tensor) -> dic
     """How many clusters, or combinations of attributes, there are, their H(Z), I(Z;T) and H(Z|T) in bits, companions in a batch."""
     z = told.unique(dim=0, return_inverse=True)[1]
     order = augment.shuffled(z, config.companions, torch.Generator().manual_seed(0))
-    batches = z[order[: len(z) // config.batch_size * config.batch_size]].view(-1, config.batch_size)
-    met = (batches[:, :, None] == batches[:, None]).sum(2).double().mean().item() - 1
+    order = order[: len(z) // config.batch_size * config.batch_size]
+    batch = torch.arange(len(order)) // config.batch_size
+    together = (batch * len(z) + z[order]).unique(return_counts=True)[1].double()
+    met = (together**2).sum().item() / len(order) - 1
     z, t = z.numpy(), t.numpy()
     i, h = information.mutual_information(z, t), information.conditional_entropy(z, given=t)
     known = {"num_clusters": int(z.max()) + 1, "h_z": information.entropy(z), "i_zt": i, "h_z_given_t": h}

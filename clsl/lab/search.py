@@ -1,5 +1,7 @@
-"""Each method's learning rate and temperature, chosen on held-out images by a search of the same size for each."""
+"""Each method's learning rate, temperature and batch size on the clusters of each task, chosen on held-out images."""
 
+import contextlib
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,59 +12,84 @@ from .. import ROOT, config, methods
 from ..config import Pretraining
 from . import runs
 
-CLUSTERS = "wordnet:level=9"  # for the methods that have none of their own
-ATTRIBUTES = "annotators:k=4,noise=10"
-KMEANS = "kmeans:k=250"
-SIZE = {"train_size": 5000, "test_size": 5000, "epochs": 12}  # as many steps as the cpu profile takes
-RATES, TEMPERATURES = (0.03, 0.1, 0.3), (0.1, 0.3)
-ALL_RATES = (0.02, 0.05, 0.15, 0.3, 0.45, 0.9)  # for methods without a temperature
+FEW, TWENTY, MANY, LABELS = "wordnet:level=4", "column:superclass", "tags:level=15", "labels"
+KMEANS, ATTRIBUTES, NONE = "kmeans:k=250", "annotators:k=4,noise=10", "instances"
+TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; the first task of a method is its task for all others
+    TWENTY: ("cl_infonce", "cross_entropy", "cross_entropy_head"),
+    FEW: ("cl_infonce", "cross_entropy"),
+    MANY: ("cl_infonce", "cross_entropy", "cross_entropy_head", "cmc", "attribute_prediction"),
+    ATTRIBUTES: ("cl_infonce", "cross_entropy", "cmc", "attribute_prediction"),
+    KMEANS: ("cl_infonce", "cross_entropy", "cl_infonce_moco", "pcl", "dual_head", "cluster_head"),
+    LABELS: ("supcon", "cross_entropy"),
+    NONE: ("simclr", "moco", "instance_head", "byol", "w_mse", "barlow_twins"),
+}
+SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out"}
+EPOCHS = 3  # about a fifth of the reference's
+TRAININGS = 9  # at least, for each method on each task
+START = {"lr": 0.1, "temperature": 0.2, "batch_size": 128}
+COLD = ("cross_entropy", "cross_entropy_head", "attribute_prediction", "byol", "w_mse", "barlow_twins")  # without a temperature
+LIMITS = {"lr": (1e-3, 10.0), "temperature": (0.05, 1.0), "batch_size": (64, 512)}
 
 
 def search(names: Sequence[str] = ()) -> pd.DataFrame:
-    """Train each method (all, or those named) on every point of its grid, one seed; keep the best of each.
+    """Climb to the best settings of each method (all, or those named) on its tasks; one seed, the same views for every training.
 
-    As many steps as the cpu profile takes, on half of its images. With a quarter of the steps an untrained network would be nearly
-    as good as a trained one, and a search would choose the learning rate that trains the least.
+    From START, the neighbours of the best so far are tried, half and double of one setting at a time, until the best has been
+    compared with all of its own and at least TRAININGS are done; so no best stands at the edge of what was tried, but for LIMITS.
 
-    Writes figures/search.csv, a row a run, and the best settings to clsl/searched.json, where train.Pretraining finds
-    them. top1 is that on images of the training split that are not trained on. Raises ValueError for an unknown method.
+    Writes figures/search.csv, a row a training, and the best settings to clsl/searched.json, where config.settings finds them. top1
+    is that on images of the training split that are not trained on. Raises ValueError for an unknown method.
     """
-    known = [name for name in methods.METHODS if not name.endswith("+progressive")]  # which keep their objective's
-    if unknown := set(names) - set(known):
-        raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(known)}")
-    points = [(name, point) for name in names or known for point in grid(name)]
-    finished = runs.get_all([_config(name, *point) for name, point in points])
-    table = pd.DataFrame([(name, *point, run.result["top1"]) for (name, point), run in zip(points, finished)])
-    table.columns = ["method", "lr", "temperature", "top1"]
+    if unknown := set(names) - {name for some in TASKS.values() for name in some}:
+        raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(methods.METHODS)} (+progressive keeps its objective's)")
     path = ROOT / "figures" / "search.csv"
-    others = pd.read_csv(path) if path.exists() else table.head(0)
-    table = pd.concat([others[~others["method"].isin(table["method"])], table])
-    order = list(methods.METHODS).index
-    table = table.sort_values("method", key=lambda column: column.map(order), kind="stable", ignore_index=True)
-    table.to_csv(path, index=False, float_format="%.6g")
-    text = json.dumps(best(table), indent=1)
+    for clusters, some in TASKS.items():
+        for name in some:
+            if not names or name in names:
+                rows = climb(_config(name, clusters))
+                others = pd.read_csv(path) if path.exists() else rows.head(0)
+                others = others[(others["method"] != name) | (others["clusters"] != clusters) | (others["dataset"] != SIZE["dataset"])]
+                pd.concat([others, rows]).to_csv(path, index=False, float_format="%.6g")
+    table = pd.read_csv(path)
+    lines = ",\n".join(" " + json.dumps(row) for row in best(table))
     searched = Path(config.__file__).with_name("searched.json")
-    searched.with_suffix(".unfinished").write_text(text + "\n")
+    searched.with_suffix(".unfinished").write_text(f"[\n{lines}\n]\n")
     searched.with_suffix(".unfinished").replace(searched)
     return table
 
 
-def grid(method: str) -> list[tuple[float, float]]:
-    """Six pairs of a learning rate and a temperature."""
-    if method in ("cross_entropy", "attribute_prediction"):
-        return [(lr, 0.1) for lr in ALL_RATES]  # the temperature is not used
-    if method in ("byol", "w_mse", "barlow_twins"):
-        return [(lr, 0.3) for lr in ALL_RATES]  # only by their pseudo-labels: that of Cl-InfoNCE
-    return [(lr, temperature) for lr in RATES for temperature in TEMPERATURES]
+def climb(start: Pretraining) -> pd.DataFrame:
+    """All trainings of a climb from a configuration: dataset, clusters, method, lr, temperature, batch_size, top1; in their order."""
+    tried: dict[Pretraining, float] = {}
+    todo = [start]
+    while todo:
+        tried[todo[0]] = runs.get(todo[0]).result["top1"]
+        ranked = sorted(tried, key=tried.get, reverse=True)
+        todo = [each for each in neighbours(ranked[0]) if each not in tried]
+        if not todo and len(tried) < TRAININGS:
+            todo = [each for other in ranked[1:] for each in neighbours(other) if each not in tried]
+    names = ["dataset", "clusters", "method", *START]
+    return pd.DataFrame([{name: getattr(each, name) for name in names} | {"top1": top1} for each, top1 in tried.items()])
 
 
-def best(table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """{method: {lr, temperature}} of the highest top1 of a table of `search`."""
-    rows = table.loc[table.groupby("method", sort=False)["top1"].idxmax()]
-    return {row.method: {"lr": row.lr, "temperature": row.temperature} for row in rows.itertuples()}
+def neighbours(point: Pretraining) -> list[Pretraining]:
+    """A configuration with one of its settings doubled or halved, within LIMITS."""
+    out = []
+    for name in START if point.method not in COLD else ("lr", "batch_size"):
+        for factor in (2, 0.5):
+            value = type(START[name])(getattr(point, name) * factor)
+            with contextlib.suppress(ValueError):  # W-MSE needs larger batches than others
+                if LIMITS[name][0] <= value <= LIMITS[name][1]:
+                    out.append(dataclasses.replace(point, **{name: value}))
+    return out
 
 
-def _config(method: str, lr: float, temperature: float) -> Pretraining:
-    own = methods.METHODS[method]
-    clusters = {None: ATTRIBUTES if own.attributes else CLUSTERS, "kmeans": KMEANS}.get(own.clusters, own.clusters)
-    return Pretraining(method=method, lr=lr, temperature=temperature, clusters=clusters, tested_on="held_out", **SIZE)
+def best(table: pd.DataFrame) -> list[dict]:
+    """The settings with the highest top1 for each method on each task of a table of `search`, as config.settings reads them."""
+    rows = table.loc[table.groupby(["dataset", "clusters", "method"], sort=False)["top1"].idxmax()]
+    return rows[["dataset", "clusters", "method", *START]].to_dict("records")
+
+
+def _config(method: str, clusters: str) -> Pretraining:
+    given = {} if methods.METHODS[method].clusters == clusters else {"clusters": clusters}
+    return Pretraining(method=method, epochs=EPOCHS, **SIZE, **START, **given)
