@@ -1,11 +1,13 @@
 """A claim of a paper, the measured numbers, a verdict: the statistics of a trial."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
+
+from .. import ROOT, config
 
 # In our words, after the abstracts of the papers (A: arXiv 2202.06670, A0: arXiv 2106.02869, its first
 # version, B: arXiv 2412.02121).
@@ -18,104 +20,167 @@ CLAIMS = {
 }
 
 
-def compared(experiment: str, claim: str, comparison: str, a: Mapping[int, float], b: Mapping[int, float]) -> dict:
-    """Numbers by seed of "a is more than b", and their difference within each seed: the raw part of a row of claims.csv.
+REFERENCE = "cpu"  # the profile whose results are committed, and that the register is about
+REGISTER = ROOT / "notebooks" / "claims.yml"
+RULE = (
+    "A claim holds if more than half of its comparisons hold and none is contradicted, and is contradicted the other way round. "
+    "Where some hold and some are contradicted, it depends; else it is unknown."
+)
 
-    Raises ValueError where a and b have different seeds or a number that is not finite, or for an unknown claim.
+
+def registered(experiment: str) -> dict[str, list[dict[str, Any]]]:
+    """The comparisons that notebooks/claims.yml names for an experiment: those of each of its parts. Raises ValueError."""
+    return config.named_values(REGISTER).get(experiment, {})
+
+
+def check_registered(experiment: str, table: pd.DataFrame) -> None:
+    """Raise ValueError where a registered comparison finds no trainings in a table of what is asked for, or too few seeds."""
+    for part, comparisons in registered(experiment).items():
+        mine = table[table["part"] == part]
+        for each in comparisons:
+            pairs, wanted = named(mine, [each]), each.get("seeds", 3)
+            if pairs.empty:
+                raise ValueError(f"{REGISTER.name} compares {each['words']!r}, but {experiment} trains nothing of the kind")
+            least = min(mine.groupby("setting")["seed"].nunique()[[*pairs["a"], *pairs["b"]]])
+            if least < wanted:
+                raise ValueError(f"{REGISTER.name} wants {wanted} seeds for {each['words']!r}, and {experiment} trains {least}")
+
+
+def named(table: pd.DataFrame, comparisons: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """What some comparisons, as notebooks/claims.yml has them, compare in a tidy table: claim, comparison, and the settings a and b.
+
+    {claim, words, a: {column: value, …}, b: …}: the rows that have these values; `each` as the value of a column of a means one
+    comparison for each value found there, for which {column} stands in the words, and `each` in b. Comparisons of which one
+    side was not trained are left out. Raises ValueError for an unknown claim or column, or a side that is of several settings.
     """
-    if claim not in CLAIMS:
-        raise ValueError(f"unknown claim {claim!r}: choose from {', '.join(CLAIMS)}")
-    if set(a) != set(b) or not a:
-        raise ValueError(f"{comparison!r} compares seeds {sorted(a)} with seeds {sorted(b)}: they must be the same")
-    if not all(map(math.isfinite, (*a.values(), *b.values()))):
-        raise ValueError(f"{comparison!r} compares numbers that are not finite: {dict(a)} with {dict(b)}")
-    a, b = pd.Series(a, dtype=float).sort_index(), pd.Series(b, dtype=float).sort_index()
-    row = {"claim": claim, "comparison": comparison, "n": len(a), "mean_a": a.mean(), "mean_b": b.mean()}
-    return row | {"difference": (a - b).mean(), "standard_error": (a - b).sem(), "experiment": experiment}
+    rows = []
+    for each in comparisons:
+        if each["claim"] not in CLAIMS:
+            raise ValueError(f"unknown claim {each['claim']!r}: choose from {', '.join(CLAIMS)}")
+        if unknown := {*each["a"], *each["b"]} - set(table.columns):
+            raise ValueError(f"{each['words']!r} asks for a column {min(unknown)!r}: there are {', '.join(table.columns)}")
+        for values in _values(table, each["a"]):
+            words = each["words"].format(**values)
+            a, b = (_selected(table, {name: values.get(name, value) for name, value in each[side].items()}) for side in "ab")
+            if len(a) and len(b):
+                rows.append({"claim": each["claim"], "comparison": words, "a": _setting(a, words), "b": _setting(b, words)})
+    return pd.DataFrame(rows, columns=["claim", "comparison", "a", "b"])
 
 
-def judged(rows: pd.DataFrame, interest: float = 0.5, error: float = 0.05) -> pd.DataFrame:
-    """Raw rows of claims.csv with their intervals and verdicts.
+def _values(table: pd.DataFrame, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The values that the columns `each` have among the rows that fit the rest."""
+    columns = [name for name, value in wanted.items() if value == "each"]
+    fixed = _selected(table, {name: value for name, value in wanted.items() if value != "each"})
+    return fixed[columns].dropna().drop_duplicates().to_dict("records") if columns else [{}]
 
-    With three seeds a comparison knows its own variance badly. All comparisons together know what variances are like, and
-    each borrows from that (Smyth 2004, as limma does): t has the moderated variance and more degrees of freedom. `low`, `high`:
-    the 1 - error interval of the difference; `p_holm`: corrected for all comparisons of the claim. The verdict is *no
-    difference* where the interval lies within ± interest, *holds* or *contradicted* where p_holm is below error, by the sign;
-    else *unknown*, and "one seed" where there is no variance at all.
+
+def _selected(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
+    for name, value in values.items():
+        table = table[table[name] == value]
+    return table
+
+
+def _setting(rows: pd.DataFrame, words: str) -> str:
+    if rows["setting"].nunique() > 1:
+        found = ", ".join(dict.fromkeys(rows["method"] + " on " + rows["clusters"]))
+        raise ValueError(f"{words!r} compares several settings at once ({found}): name the clusters, the length, the batch")
+    return rows["setting"].iloc[0]
+
+
+def judged(rows: pd.DataFrame, results: pd.DataFrame, interest: float = 0.5, error: float = 0.05) -> pd.DataFrame:
+    """The rows of claims.csv: what `named` compares, with numbers from all results of a profile, intervals and verdicts.
+
+    The difference is of the means over seeds. With three seeds a setting knows its own variance badly; all settings together know
+    what variances are like, and each borrows from that (`moderated`). The variance of the difference is the sum of both sides',
+    with the degrees of freedom of one. `low`, `high`: the 1 - error interval; `p_holm`: corrected for all comparisons of the claim.
+    The verdict is *no difference* where the interval lies within ± interest, *holds* or *contradicted* where p_holm is below error,
+    by the sign; else *unknown*. One seed has no variance: "one seed".
     """
-    rows = rows.copy()
-    several = rows["n"] > 1
-    rows[["low", "high", "p_holm"]], rows["verdict"] = float("nan"), "one seed"
-    if not several.any():
-        return rows
-    n, difference = rows.loc[several, "n"], rows.loc[several, "difference"]
-    variance, freedom = moderated(rows.loc[several, "standard_error"] ** 2 * n, n - 1)
-    width = (variance / n) ** 0.5
-    reach = stats.t.ppf(1 - error / 2, freedom) * width
-    rows.loc[several, "low"], rows.loc[several, "high"] = difference - reach, difference + reach
-    p = pd.Series(2 * stats.t.sf((difference / width).abs(), freedom), index=n.index)
-    rows.loc[several, "p_holm"] = p.groupby(rows["claim"]).transform(holm)
-    for i, row in rows[several].iterrows():
-        sure = "holds" if row["difference"] > 0 else "contradicted"
-        rows.loc[i, "verdict"] = sure if row["p_holm"] < error else "unknown"
-        if -interest <= row["low"] and row["high"] <= interest:
-            rows.loc[i, "verdict"] = "no difference"
-    return rows
+    groups = results.drop_duplicates("config").groupby("setting")["top1"]
+    known = pd.DataFrame({"mean": groups.mean(), "n": groups.size(), "variance": groups.var()})
+    known["moderated"], freedom = moderated(known["variance"], known["n"] - 1)
+    a, b = (known.loc[rows[side]].set_axis(rows.index) for side in "ab")
+    out = rows[["claim", "comparison"]].assign(n=np.minimum(a["n"], b["n"]), mean_a=a["mean"], mean_b=b["mean"])
+    out["difference"] = a["mean"] - b["mean"]
+    out["standard_error"] = (a["moderated"] / a["n"] + b["moderated"] / b["n"]) ** 0.5
+    freedom = np.minimum(*(freedom[rows[side]].to_numpy() for side in "ab")) if len(rows) else np.empty(0)
+    reach = stats.t.ppf(1 - error / 2, freedom) * out["standard_error"]
+    out["low"], out["high"] = out["difference"] - reach, out["difference"] + reach
+    p = pd.Series(2 * stats.t.sf(out["difference"].abs() / out["standard_error"], freedom), out.index)
+    out["p_holm"] = p.groupby(out["claim"]).transform(holm)
+    sure = np.where(out["difference"] > 0, "holds", "contradicted")
+    out["verdict"] = np.where(out["p_holm"] < error, sure, "unknown")
+    out.loc[(out["low"] >= -interest) & (out["high"] <= interest), "verdict"] = "no difference"
+    out.loc[out["low"].isna(), "verdict"] = "one seed"
+    return out.assign(experiment=rows["experiment"], a=rows["a"], b=rows["b"])
 
 
 def moderated(variance: pd.Series, freedom: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Variances s² with d degrees of freedom, drawn toward their common prior: (d0 s0² + d s²) / (d0 + d), with d0 + d.
+    """Variances s² with d degrees of freedom, drawn toward what all have in common: (d0 s0² + d s²) / (d0 + d), and d0 + d.
 
-    The prior, s0² with d0, is fitted to the logarithms of all variances by their first two moments (Smyth 2004, section 6.2).
+    The prior, s0² with d0, is fitted to the logarithms of all variances by their first two moments (Smyth 2004, section 6.2);
+    together they have no more degrees of freedom than all variances have, as in limma. NaN where d is 0.
     """
-    variance = variance.clip(lower=1e-5 * variance[variance > 0].median())  # two equal differences know nothing
-    e = np.log(variance) - special.digamma(freedom / 2) + np.log(freedom / 2)
-    spread = e.var() - special.polygamma(1, freedom / 2).mean() if len(e) > 1 else 0.0
+    known = variance[freedom > 0]
+    if known.empty:
+        return variance * np.nan, freedom * np.nan
+    s2, d = known.clip(lower=1e-5 * known.median()), freedom[freedom > 0]  # two equal numbers know nothing
+    e = np.log(s2) - special.digamma(d / 2) + np.log(d / 2)
+    spread = e.var() - special.polygamma(1, d / 2).mean() if len(e) > 1 else 0.0
     if spread <= 0:  # no more than chance: all have one variance
-        return pd.Series(np.exp(e.mean()), variance.index), pd.Series(np.inf, variance.index)
+        return (variance * 0).add((s2 * d).sum() / d.sum()), (freedom * np.nan).where(freedom == 0, d.sum())
     d0 = 2 * optimize.brentq(lambda x: special.polygamma(1, x) - spread, 1e-8, 1e8)
     s0 = np.exp(e.mean() + special.digamma(d0 / 2) - np.log(d0 / 2))
-    return (d0 * s0 + freedom * variance) / (d0 + freedom), d0 + freedom
+    return ((d0 * s0 + d * s2) / (d0 + d)).reindex(variance.index), (d0 + d).clip(upper=d.sum()).reindex(variance.index)
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """p values corrected for how many there are (Holm 1979): none is false with probability 1 - α, taken together."""
+    """p values corrected for how many there are (Holm 1979): that one of them is wrongly small has probability α at most."""
     ordered = p.sort_values()
-    factors = np.arange(len(p), 0, -1)
-    return (ordered * factors).cummax().clip(upper=1).reindex(p.index)
+    factors = np.arange(p.notna().sum(), 0, -1)
+    return (ordered.dropna() * factors).cummax().clip(upper=1).reindex(p.index)
 
 
-def by_seed(rows: pd.DataFrame, column: str = "top1") -> dict[int, float]:
-    """{seed: number} of some rows of a tidy table: one method, on the same clusters, after as many epochs.
+def answer(rows: pd.DataFrame) -> str:
+    """What a claim's comparisons say of it together, by RULE."""
+    counts = rows["verdict"].value_counts()
+    holds, contradicted = (counts.get(verdict, 0) for verdict in ("holds", "contradicted"))
+    if holds and contradicted:
+        return "depends"
+    for n, verdict in ((holds, "holds"), (contradicted, "is contradicted")):
+        if n > len(rows) / 2:
+            return verdict
+    return "no difference" if counts.get("no difference", 0) > len(rows) / 2 else "unknown"
 
-    Raises ValueError where a seed has several numbers, or there are no rows.
+
+def resampled(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the difference of two accuracies in percent, where test images are drawn anew together with seeds.
+
+    a, b: whether each test image was recognised, bool [seeds, M].
     """
-    if rows.empty or rows["seed"].duplicated().any():
-        found = ", ".join(dict.fromkeys(rows["method"] + " on " + rows["clusters"])) or "no runs"
-        raise ValueError(f"a comparison needs one run a seed, and this selection has {found}: name the clusters and the length")
-    return dict(zip(rows["seed"].tolist(), rows[column].tolist()))
+    random, found = np.random.default_rng(seed), []
+    for _ in range(draws):
+        images = random.integers(a.shape[1], size=a.shape[1])
+        means = [each[random.integers(len(each), size=len(each))][:, images].mean() for each in (a, b)]
+        found.append(100 * (means[0] - means[1]))
+    return tuple(np.quantile(found, [0.025, 0.975]))
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard error over seeds of a tidy table: one row a method and clusters, in the table's order.
-
-    Raises ValueError where a row would mean over runs that differ in more than their seed.
-    """
-    keys = ["experiment", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "probe"]
-    if results.duplicated([*keys, "seed"]).any():
-        twice = results[results.duplicated([*keys, "seed"])].iloc[0]
-        raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
+    """Mean and standard error over seeds of a tidy table: one row a setting, in the table's order."""
+    keys = ["experiment", "part", "setting", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "batch_size", "group", "probe"]
     groups = results.groupby(keys, sort=False, dropna=False)
-    out = groups[["num_clusters", "i_zt", "h_z_given_t", "top1", "knn", "seconds"]].mean()
-    out.insert(out.columns.get_loc("top1") + 1, "top1_se", groups["top1"].sem())
-    out.insert(out.columns.get_loc("knn") + 1, "knn_se", groups["knn"].sem())
+    measured = ["num_clusters", "h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn", "top1_1percent", "top1_10percent", "within"]
+    out = groups[[*measured, "transfer", "seconds"]].mean()
+    for name in ("top1", "knn"):
+        out.insert(out.columns.get_loc(name) + 1, f"{name}_se", groups[name].sem())
     out.insert(0, "seeds", groups.size())
     return out.reset_index()
 
 
 def counted(rows: pd.DataFrame) -> pd.Series:
-    """For each claim, its verdicts and how often each was reached: "holds 3, inconclusive 1"."""
-    order = ["holds", "contradicted", "inconclusive", "one seed"]
+    """For each claim, its verdicts and how often each was reached: "holds 3, unknown 1"."""
+    order = ["holds", "contradicted", "no difference", "unknown", "one seed"]
     counts = rows.groupby("claim")["verdict"].value_counts().unstack(fill_value=0).reindex(columns=order, fill_value=0)
     return counts.apply(lambda row: ", ".join(f"{verdict} {n}" for verdict, n in row.items() if n), axis=1)
 

@@ -26,7 +26,7 @@ class Experiment:
 
     def __init__(self, name: str, profile: str = "scratch"):
         self.name, self.profile = name, profile
-        self.results, self.finished, self.verdicts = pd.DataFrame(), [], pd.DataFrame()
+        self.results, self.finished, self.compared = pd.DataFrame(), [], pd.DataFrame()
         figures.style()
 
     def images(self, training: Mapping[str, Any], split: str = "train") -> data.Images:
@@ -36,28 +36,37 @@ class Experiment:
             return plan.stand_in(config.dataset, split)
         return data.load(config.dataset, split, config.train_size if split == "train" else config.test_size, config.image_size)
 
-    def train(self, configs: Sequence[Pretraining], devices: int = 1) -> pd.DataFrame:
+    def train(self, configs: Sequence[Pretraining], devices: int = 1, **parts: Sequence[Pretraining]) -> pd.DataFrame:
         """The tidy table of some configurations, trained where they are missing; kept in results.csv, their records beside it.
 
-        Called again, it adds to the table. Raises ValueError where there is nothing to train, and what runs.get_all raises.
+        parts: further configurations, by the name of the part of the experiment that they belong to (column `part`; that of
+        `configs` is "main"). Called again, it adds to the table. Raises ValueError where there is nothing to train, or, in the
+        reference, less than claims.yml wants to compare; and what runs.get_all raises.
         """
-        if not configs:
+        parts = {"main": configs, **parts}
+        everything = list(dict.fromkeys(config for some in parts.values() for config in some))
+        if not everything:
             raise ValueError(f"{self.name} has nothing to train: give at least one seed")
+        if self.profile == claims.REFERENCE:
+            claims.check_registered(self.name, pd.concat(runs.asked(some).assign(part=name) for name, some in parts.items() if some))
         if path := os.environ.get("CLSL_DRY_RUN"):
-            asked = list(dict.fromkeys(configs))
-            plan.note(Path(path), asked, [config for config in asked if runs.find(config) is None], devices)
-            raise DryRun(f"{len(configs)} runs asked for")
-        found = runs.get_all(list(dict.fromkeys(configs)), devices)
-        table = runs.table(found, self.name)
-        self.finished += found
-        self.results = pd.concat([self.results, table]).drop_duplicates("config", ignore_index=True)
+            plan.note(Path(path), everything, [config for config in everything if runs.find(config) is None], devices)
+            raise DryRun(f"{len(everything)} runs asked for")
+        found = dict(zip(everything, runs.get_all(everything, devices)))
+        table = pd.concat(
+            runs.table([found[config] for config in dict.fromkeys(some)], self.name).assign(part=name)
+            for name, some in parts.items()
+            if some
+        )
+        self.finished += found.values()
+        self.results = pd.concat([self.results, table]).drop_duplicates(["config", "part"], ignore_index=True)
         figures.record(self.results, "results", self.profile, self.name)
-        for run in found:
+        for run in found.values():
             kept = figures.folder(self.profile) / "records" / f"{fingerprint.name(run.config)}.json"
             kept.parent.mkdir(exist_ok=True)
             if not kept.exists():
                 shutil.copyfile(run.path, kept)
-        return table
+        return table.reset_index(drop=True)
 
     def keep(self, results: pd.DataFrame) -> None:
         """Keep the encoders of some rows of the table in figures/<profile>/encoders/, in bfloat16, where the weights are at hand."""
@@ -69,16 +78,21 @@ class Experiment:
         """Save a figure as <experiment>_<name>.svg and .png, which know what made them."""
         figures.save(figure, self.name, name, self.profile)
 
-    def compare(self, claim: str, comparison: str, a: pd.DataFrame, b: pd.DataFrame) -> dict:
-        """The verdict on "a is more than b", of the top1 in two selections of the tidy table; kept in claims.csv."""
-        return self.judge(claim, comparison, claims.by_seed(a), claims.by_seed(b))
+    def compare(self, claim: str, words: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+        """The verdict on "a is more than b", of the top1 in two selections of the table, {column: value}; as claims.named reads them."""
+        return self._judged([{"claim": claim, "words": words, "a": a, "b": b}], "main")
 
-    def judge(self, claim: str, comparison: str, a: Mapping[int, float], b: Mapping[int, float]) -> dict:
-        """`compare` for numbers by seed."""
-        row = claims.judge(self.name, claim, comparison, a, b)
-        self.verdicts = pd.concat([self.verdicts, pd.DataFrame([row])], ignore_index=True)
-        figures.record(self.verdicts, "claims", self.profile, self.name)
-        return row
+    def judge(self) -> pd.DataFrame:
+        """The comparisons that notebooks/claims.yml names for this experiment, with intervals and verdicts, in words."""
+        rows = [self._judged(comparisons, part) for part, comparisons in claims.registered(self.name).items()]
+        return figures.verdicts(pd.concat(rows)) if rows else pd.DataFrame()
+
+    def _judged(self, comparisons: Sequence[Mapping[str, Any]], part: str) -> pd.DataFrame:
+        rows = claims.named(chosen(self.results, part=part), comparisons).assign(experiment=self.name)
+        self.compared = pd.concat([self.compared, rows]).drop_duplicates(["claim", "comparison"], keep="last")
+        everything = pd.read_csv(figures.folder(self.profile) / "results.csv")
+        judged = figures.record(self.compared, "claims", self.profile, self.name, lambda rows: claims.judged(rows, everything))
+        return judged.merge(rows[["claim", "comparison", "experiment"]])
 
     def histories(self) -> pd.DataFrame:
         """A row for each epoch of each run, with the run's method, clusters and name; `trained`: the epochs before it."""
@@ -89,10 +103,6 @@ class Experiment:
     def show(self, results: pd.DataFrame | None = None) -> pd.DataFrame:
         """Mean ± standard error over seeds, in words: what was trained, its clusters, and what that was worth."""
         return figures.table(self.results if results is None else results)
-
-    def show_verdicts(self) -> pd.DataFrame:
-        """The comparisons so far, in words."""
-        return figures.verdicts(self.verdicts)
 
 
 def chosen(results: pd.DataFrame, **values: Any) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import html
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ _LOOKS = {
     "simclr": ("SimCLR", "#7f7f7f", "s"),
     "cl_infonce": ("Cl-InfoNCE", "#0072b2", "o"),
     "cross_entropy": ("cross-entropy", "#d55e00", "^"),
+    "cross_entropy_head": ("cross-entropy, same head", "#f0a060", ">"),
+    "cl_infonce_moco": ("Cl-InfoNCE on MoCo", "#4b9fd5", "h"),
     "supcon": ("supervised contrastive", "#000000", "D"),
     "attribute_prediction": ("attribute prediction", "#e69f00", "v"),
     "cmc": ("CMC", "#009e73", "P"),
@@ -129,14 +131,16 @@ def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
         path.with_suffix(".unfinished").replace(path)
 
 
-def record(rows: pd.DataFrame, file: str, profile: str, experiment: str) -> pd.DataFrame:
-    """Put an experiment's rows into figures/<profile>/<file>.csv in place of its earlier ones; the whole table."""
+def record(
+    rows: pd.DataFrame, file: str, profile: str, experiment: str, finish: Callable[[pd.DataFrame], pd.DataFrame] = lambda rows: rows
+) -> pd.DataFrame:
+    """Put an experiment's rows into figures/<profile>/<file>.csv in place of its earlier ones; the whole table, as `finish` makes it."""
     path = folder(profile) / f"{file}.csv"
     with FileLock(path.with_suffix(".lock")):
         if path.exists():
             others = pd.read_csv(path)
             rows = pd.concat([others[others["experiment"] != experiment], rows])
-        rows = rows.sort_values("experiment", kind="stable").reset_index(drop=True)
+        rows = finish(rows.sort_values("experiment", kind="stable").reset_index(drop=True))
         unfinished = path.with_suffix(".unfinished")
         rows.to_csv(unfinished, index=False, float_format="%.6g")
         unfinished.replace(path)
@@ -149,25 +153,54 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
     out["how many"] = summary["num_clusters"].round().astype(int).astype(str)
     out["I(Z;T), bits"], out["H(Z|T), bits"] = (summary[name].map("{:.2f}".format) for name in ("i_zt", "h_z_given_t"))
-    if summary["epochs"].nunique() > 1:
-        out["epochs"] = summary["epochs"].astype(str)
+    for name, words in (("epochs", "epochs"), ("batch_size", "batch")):
+        if summary[name].nunique() > 1:
+            out[words] = summary[name].astype(str)
+    out["companions"] = summary["companions"].map("{:.1f}".format)
     out["linear probe, %"] = list(map(with_error, summary["top1"], summary["top1_se"]))
     out["k-NN, %"] = list(map(with_error, summary["knn"], summary["knn_se"]))
     return out
 
 
+def worth(results: pd.DataFrame) -> pd.DataFrame:
+    """What representations are worth beside the linear probe on all labels: with few labels, within a superclass, elsewhere; in %."""
+    summary = claims.summary(results)
+    out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
+    columns = {"top1": "all labels", "top1_10percent": "10 %", "top1_1percent": "1 %", "within": "within a superclass", "transfer": "elsewhere"}
+    return out.assign(**{words: summary[name].map("{:.1f}".format) for name, words in columns.items() if summary[name].notna().any()})
+
+
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Every comparison made for a claim and its verdict, in words."""
+    interval = [f"{low:+.1f} to {high:+.1f}" if pd.notna(low) else "" for low, high in zip(rows["low"], rows["high"])]
     return pd.DataFrame(
         {
             "claim": rows["claim"],
             "is the first more?": rows["comparison"],
             "first, %": rows["mean_a"].map("{:.1f}".format),
             "second, %": rows["mean_b"].map("{:.1f}".format),
-            "difference": [with_error(*pair, sign="+", digits=2) for pair in zip(rows["difference"], rows["standard_error"])],
+            "difference": rows["difference"].map("{:+.1f}".format),
+            "95 % interval": interval,
             "verdict": rows["verdict"],
         }
     )
+
+
+VERDICTS = {"holds": "#009e73", "contradicted": "#d55e00", "no difference": "#0072b2", "unknown": "0.5", "one seed": "0.8"}
+
+
+def forest(rows: pd.DataFrame) -> Figure:
+    """Every comparison of claims.csv as a difference with its 95 % interval, claim by claim, coloured by its verdict."""
+    rows = rows.sort_values("claim", kind="stable").iloc[::-1].reset_index(drop=True)
+    figure, ax = plt.subplots(figsize=(8, 0.6 + 0.21 * len(rows)))
+    ax.axvline(0, color="0.7", lw=1)
+    for verdict, mine in rows.groupby("verdict", sort=False):
+        reach = mine["high"] - mine["difference"]
+        ax.errorbar(mine["difference"], mine.index, xerr=reach, ls="", marker="o", ms=4, color=VERDICTS[verdict], label=verdict)
+    ax.set_yticks(rows.index, rows["claim"] + "  " + rows["comparison"], fontsize=8)
+    ax.set(xlabel="difference in points, with 95 % interval", ylim=(-0.7, len(rows) - 0.3))
+    one_legend(figure)
+    return figure
 
 
 def with_error(mean: float, error: float, sign: str = "", digits: int = 1) -> str:

@@ -13,8 +13,7 @@ from nbconvert import HTMLExporter
 
 from .. import ROOT
 from . import claims, figures
-
-REFERENCE = "cpu"  # the profile whose results are committed
+from .claims import REFERENCE
 
 
 def closing(profile: str) -> str:

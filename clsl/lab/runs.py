@@ -134,20 +134,27 @@ def keep_encoder(weights: Path, into: Path) -> None:
     kept.save_weights(into, {name: value.bfloat16() if value.is_floating_point() else value for name, value in whole.items()})
 
 
+def asked(configs: Sequence[Pretraining]) -> pd.DataFrame:
+    """What some configurations ask for, a row each. `setting`: the name of the configuration but for its seed."""
+    rows = []
+    for config in configs:
+        _, options = clusters.options(config.clusters) if not config.clusters.startswith("column:") else ("", {})
+        row = {name: getattr(config, name) for name in ("dataset", "encoder", "method", "clusters")}
+        row |= {"level": options.get("level"), "k": options.get("k"), "seed": config.seed, "epochs": config.epochs}
+        row |= {"batch_size": config.batch_size, "group": config.companions, "config": fingerprint.name(config)}
+        rows.append(row | {"setting": fingerprint.name(dataclasses.replace(config, seed=0))})
+    return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64", "group": "Int64"})
+
+
+_MEASURED = "num_clusters h_z i_zt h_z_given_t companions top1 knn top1_1percent top1_10percent within transfer seconds".split()
+
+
 def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
     """The tidy table of some runs, one row a run; accuracy in percent, information in bits, time in seconds."""
-    rows = []
-    for run in runs:
-        config, result = run.config, run.result
-        _, options = clusters.options(config.clusters) if not config.clusters.startswith("column:") else ("", {})
-        row = {"experiment": experiment, "dataset": config.dataset, "encoder": config.encoder, "method": config.method}
-        row |= {"clusters": config.clusters, "level": options.get("level"), "k": options.get("k")}
-        row |= {"num_clusters": result["num_clusters"], "seed": config.seed, "epochs": config.epochs}
-        row |= {name: result[name] for name in ("h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn")}
-        row |= {name: result.get(name) for name in ("top1_1percent", "top1_10percent", "within", "transfer")} | {"seconds": result["seconds"]}
-        row |= {"config": fingerprint.name(config), "probe": config.probe, "hardware": records.hardware(run.record["made_by"])}
-        rows.append(row)
-    return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
+    measured = pd.DataFrame([{name: run.result.get(name) for name in _MEASURED} for run in runs])
+    made = {"probe": [run.config.probe for run in runs], "hardware": [records.hardware(run.record["made_by"]) for run in runs]}
+    rows = pd.concat([asked([run.config for run in runs]), measured], axis=1)
+    return rows[[name for name in rows if name not in ("config", "setting")] + ["config", "setting"]].assign(**made, experiment=experiment)
 
 
 def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done: None) -> None:
@@ -226,7 +233,10 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None], ori
 
 
 def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.Images, data.Images] | None]:
-    """Training and test images, and those of the data set to transfer to. Raises ValueError, before anything is trained, where the clusters or the sizes cannot be."""
+    """Training and test images, and those of the data set to transfer to.
+
+    Raises ValueError, before anything is trained, where the clusters or the sizes cannot be.
+    """
     images = _images(config.dataset, "train", config.train_size, config.image_size)
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
