@@ -67,3 +67,30 @@ def crossing(a: pd.Series, b: pd.Series, x: pd.DataFrame, family: pd.Series, dra
         found.append(fitted(x.iloc[rows][names], y.iloc[rows]))
     low, high = pd.DataFrame(found).quantile([0.025, 0.975]).to_numpy()
     return pd.DataFrame({"coefficient": fitted(x, y), "low": low, "high": high})
+
+
+def racing(views: Sequence[int], difference: Sequence[float], error: Sequence[float], draws: int = 4000, seed: int = 0) -> tuple[float, ...]:
+    """After how many views a difference is above zero to the end: estimate, and 95 % interval from its errors at each length.
+
+    Between two lengths it changes evenly with the logarithm of the views. 0: from the shortest on; infinity: not by the longest.
+    """
+    views, difference, error = (np.asarray(each, float) for each in (views, difference, error))
+    drawn = difference + np.nan_to_num(error) * np.random.default_rng(seed).normal(size=(draws, len(views)))
+    first, *others = (_last_crossing(np.log(views), each) for each in [difference, *drawn])
+    return tuple(np.exp([first, *np.quantile(others, [0.025, 0.975], method="nearest")]))
+
+
+def _last_crossing(x: np.ndarray, y: np.ndarray) -> float:
+    if y[-1] <= 0:
+        return np.inf
+    below = np.flatnonzero(y <= 0)
+    if not len(below):
+        return -np.inf
+    i = below[-1]
+    return x[i] + (x[i + 1] - x[i]) * -y[i] / (y[i + 1] - y[i])
+
+
+def say_racing(estimate: float, low: float, high: float) -> str:
+    """`racing` in words."""
+    said = ["from the first length on" if n == 0 else "not by the last length" if np.isinf(n) else f"from {n:,.0f} views on" for n in (estimate, low, high)]
+    return f"{said[0]} (between {said[1]} and {said[2]})" if low < high else said[0]

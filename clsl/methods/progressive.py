@@ -24,8 +24,6 @@ class Progressive(Method):
       training; linear, with each epoch; constant, at once.
     """
 
-    tenth, least = 0.1, 1e-5
-
     def __init__(self, objective: type[Method], encoder: nn.Module, size: int, config):
         nn.Module.__init__(self)
         self.objective, self.config, self.alpha = objective(encoder, size, config), config, 0.0
@@ -39,20 +37,11 @@ class Progressive(Method):
         return self.encoder(views)
 
     def clusters_anew(self, epoch: int, epochs: int) -> bool:
-        since, every = epoch - _epochs(self.tenth, epochs), _epochs(self.config.refresh, epochs)
+        since, every = epoch - _epochs(_TENTH, epochs), _epochs(self.config.refresh, epochs)
         return epoch == 0 or since >= 0 and since % every == 0
 
     def weigh(self, epoch: int, epochs: int) -> None:
-        tenth, most = _epochs(self.tenth, epochs), self.config.pseudo_weight
-        since, last = epoch - tenth, max(1, epochs - 1 - tenth)
-        if since < 0 or most == 0:
-            self.alpha = 0.0
-        elif self.config.pseudo_rise == "steps":
-            self.alpha = self.least * (most / self.least) ** (since // tenth / max(1, last // tenth))
-        elif self.config.pseudo_rise == "linear":
-            self.alpha = self.least + (most - self.least) * since / last
-        else:
-            self.alpha = most
+        self.alpha = weight(self.config, epoch, epochs)
 
     def regroup(self, projections: torch.Tensor, z: torch.Tensor) -> Sequence[nn.Parameter]:
         if self.layer is None:
@@ -69,6 +58,27 @@ class Progressive(Method):
 
     def forward(self, views: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
         return self.loss(self.objective.head(self.encoder(views)), z, views)
+
+
+def weight(config, epoch: int, epochs: int) -> float:
+    """α in an epoch, counted from 0, of so many."""
+    tenth, most = _epochs(_TENTH, epochs), config.pseudo_weight
+    since, last = epoch - tenth, max(1, epochs - 1 - tenth)
+    if since < 0 or most == 0:
+        return 0.0
+    if config.pseudo_rise == "steps":
+        return _LEAST * (most / _LEAST) ** (since // tenth / max(1, last // tenth))
+    return _LEAST + (most - _LEAST) * since / last if config.pseudo_rise == "linear" else most
+
+
+def mean_weight(config) -> float:
+    """The mean of α over a training's epochs; 0 for a method without pseudo-labels."""
+    if not config.method.endswith("+progressive"):
+        return 0.0
+    return sum(weight(config, epoch, config.epochs) for epoch in range(config.epochs)) / config.epochs
+
+
+_TENTH, _LEAST = 0.1, 1e-5
 
 
 def _epochs(share: float, epochs: int) -> int:
