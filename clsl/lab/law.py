@@ -6,20 +6,45 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-PREDICTORS = ("known", "noise", "known × noise", "NMI", "log companions")
+_FAMILIES = {"labels": "the ends", "instances": "the ends"}
+_METHODS = {"supcon": "cl_infonce", "simclr": "cl_infonce"}  # Cl-InfoNCE on the labels, and on the images themselves
 
 
-def predictors(rows: pd.DataFrame, images: int) -> pd.DataFrame:
-    """Of each row of a tidy table, between 0 and 1 but for the last: what could predict its accuracy.
+def points(results: pd.DataFrame, h_t: float, images: int) -> pd.DataFrame:
+    """The clusterings of a tidy table, a row each: their family, information and companions, and the mean top1 of two methods on them.
 
-    known: I(Z;T) / H(T). noise: H(Z|T) as a share of the most there can be with so many images, log2 N - H(T). NMI: I(Z;T) over
+    cl_infonce: with SimCLR as Cl-InfoNCE on the images themselves; cross_entropy: NaN where it was not trained. h_t: H(T) in bits;
+    images: how many are trained on.
+    """
+    rows = results.assign(method=results["method"].replace(_METHODS))
+    rows = rows[rows["method"].isin(["cl_infonce", "cross_entropy"])]
+    known = rows.groupby("clusters", sort=False)[["h_z", "i_zt", "h_z_given_t", "companions"]].mean()
+    top1 = rows.pivot_table(index="clusters", columns="method", values="top1", sort=False)
+    kinds = known.index.str.partition(":").get_level_values(0)
+    family = [_FAMILIES.get(kind, kind) for kind in kinds]
+    return known.join(top1).assign(family=family, h_t=h_t, images=images).dropna(subset="cl_infonce")
+
+
+def predictors(points: pd.DataFrame) -> pd.DataFrame:
+    """What could predict the accuracy on some clusterings, as `points` or `plane` have them; a column each, between 0 and 1 but for the last.
+
+    known: I(Z;T) / H(T). noise: H(Z|T) as a share of the most there can be with N images, log2 N - H(T). NMI: I(Z;T) over
     the mean of H(Z) and H(T). log companions: log2(1 + the images of an image's cluster in its batch).
     """
-    h_t = rows["h_t"]
-    known, noise = rows["i_zt"] / h_t, rows["h_z_given_t"] / (np.log2(images) - h_t)
-    nmi = 2 * rows["i_zt"] / (rows["h_z"] + h_t)
-    columns = (known, noise, known * noise, nmi, np.log2(1 + rows["companions"]))
-    return pd.DataFrame(dict(zip(PREDICTORS, columns)))
+    known = points["i_zt"] / points["h_t"]
+    noise = points["h_z_given_t"] / (np.log2(points["images"]) - points["h_t"])
+    nmi = 2 * points["i_zt"] / (points["h_z"] + points["h_t"])
+    columns = {"known": known, "noise": noise, "known × noise": known * noise, "NMI": nmi}
+    return pd.DataFrame(columns | {"log companions": np.log2(1 + points["companions"])})
+
+
+def plane(points: pd.DataFrame, images: int, batch_size: int, steps: int = 60) -> pd.DataFrame:
+    """Clusterings all over the plane, with clusters of one size: what `predictors` needs of them."""
+    h_t = points["h_t"].iloc[0]
+    i, h = np.meshgrid(np.linspace(0, h_t, steps), np.linspace(0, points["h_z_given_t"].max(), steps))
+    out = pd.DataFrame({"i_zt": i.ravel(), "h_z_given_t": h.ravel(), "h_t": h_t, "images": images})
+    out["h_z"] = out["i_zt"] + out["h_z_given_t"]
+    return out.assign(companions=(batch_size - 1) * 2.0 ** -out["h_z"])
 
 
 def fitted(x: pd.DataFrame, y: pd.Series) -> pd.Series:
@@ -42,12 +67,13 @@ def left_out(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> pd.Series:
 def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> tuple[list[str], float]:
     """The predictors whose law predicts families left out best, and its R² there; the fewer of equals.
 
-    R² is 1 - squared error over the variance of y; below 0 the mean of all would be better.
+    R² is 1 - squared error over the variance of y; below 0 the mean of all would be better. Raises ValueError for fewer than three
+    families.
     """
     if family.nunique() < 3:
         raise ValueError(f"a law needs at least three families of clusters, got {', '.join(family.unique())}")
     best: tuple[float, list[str]] = (-np.inf, [])
-    for n in range(1, most + 1):
+    for n in range(1, min(most, x.shape[1]) + 1):
         for names in itertools.combinations(x.columns, n):
             error = ((left_out(x[list(names)], y, family) - y) ** 2).mean()
             r2 = 1 - error / y.var(ddof=0)
@@ -56,15 +82,12 @@ def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> t
     return best[1], best[0]
 
 
-def crossing(a: pd.Series, b: pd.Series, x: pd.DataFrame, family: pd.Series, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The law of the difference a - b, and its coefficients' 95 % interval from a bootstrap over families."""
-    y, names = a - b, list(x.columns)
-    random = np.random.default_rng(seed)
-    found = []
+def bootstrapped(x: pd.DataFrame, y: pd.Series, family: pd.Series, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The coefficients of a law, and their 95 % interval where families are drawn anew, with replacement."""
+    random, found = np.random.default_rng(seed), []
     for _ in range(draws):
-        some: Sequence = random.choice(family.unique(), family.nunique())
-        rows = np.concatenate([np.flatnonzero(family == each) for each in some])
-        found.append(fitted(x.iloc[rows][names], y.iloc[rows]))
+        rows = np.concatenate([np.flatnonzero(family == each) for each in random.choice(family.unique(), family.nunique())])
+        found.append(fitted(x.iloc[rows], y.iloc[rows]))
     low, high = pd.DataFrame(found).quantile([0.025, 0.975]).to_numpy()
     return pd.DataFrame({"coefficient": fitted(x, y), "low": low, "high": high})
 
@@ -81,16 +104,15 @@ def racing(views: Sequence[int], difference: Sequence[float], error: Sequence[fl
 
 
 def _last_crossing(x: np.ndarray, y: np.ndarray) -> float:
-    if y[-1] <= 0:
-        return np.inf
     below = np.flatnonzero(y <= 0)
     if not len(below):
         return -np.inf
     i = below[-1]
-    return x[i] + (x[i + 1] - x[i]) * -y[i] / (y[i + 1] - y[i])
+    return np.inf if i + 1 == len(y) else x[i] + (x[i + 1] - x[i]) * -y[i] / (y[i + 1] - y[i])
 
 
 def say_racing(estimate: float, low: float, high: float) -> str:
     """`racing` in words."""
-    said = ["from the first length on" if n == 0 else "not by the last length" if np.isinf(n) else f"from {n:,.0f} views on" for n in (estimate, low, high)]
-    return f"{said[0]} (between {said[1]} and {said[2]})" if low < high else said[0]
+    words = {0: "from the first length on", np.inf: "not by the last length"}
+    said = [words.get(n, f"from {n:,.0f} views on") for n in (estimate, low, high)]
+    return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]

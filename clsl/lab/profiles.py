@@ -151,18 +151,18 @@ def _parsed(name: str, text: str) -> Any:
 _OBJECTIVES = ("simclr", "byol", "w_mse", "barlow_twins")
 _ALLOWED = {
     "seed": (0, 2**31 - 1), "seeds": (0, 2**31 - 1), "devices": (1, 1024), "lengths": (1, 10**6), "noise": (0, 50), "noises": (0, 50),
-    "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "length_level": (0, 99), "ks": (1, 10**4), "other_ks": (1, 10**4),
+    "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "length_seeds": (0, 2**31 - 1), "more_seeds": (0, 2**31 - 1), "ks": (1, 10**4), "other_ks": (1, 10**4),
     "noise_k": (1, 10**4), "clusters_k": (1, 10**7), "other_clusters_k": (1, 10**7), "shuffled_classes": (0, 10**5),
     "merges": (0, 64), "depths": (0, 64), "shuffled_depth": (0, 64), "refresh": (0, 1), "tau": (1e-3, 1e3), "steps": (1, 10**5),
-    "draws": (1, 10**5), "rows": (4, 10**6), "dim": (1, 10**5), "ids": (1, 10**6), "step_batch_size": (2, 10**5),
+    "batches": (2, 10**6), "groups": (2, 10**6), "kmeans_after": (0, 1), "draws": (1, 10**5), "rows": (4, 10**6), "dim": (1, 10**5), "ids": (1, 10**6), "step_batch_size": (2, 10**5),
     "step_images": (2, 50_000), "files": (64, 50_000), "repeats": (1, 1000),
-    "objectives": _OBJECTIVES, "studied": _OBJECTIVES,
+    "objectives": _OBJECTIVES, "studied": _OBJECTIVES, "other_methods": ("cross_entropy",),
     "pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "linear", "constant"),
 }  # fmt: skip
 
 
-_FRACTIONS = ("tau", "refresh")
-_LISTS = ("studied", "other_clusters", "other_clusters_k")  # whose default is empty, and tells no type
+_FRACTIONS = ("tau", "refresh", "kmeans_after")
+_LISTS = ("studied", "other_clusters", "other_clusters_k", "more_seeds", "tags", "batches", "groups", "other_methods")  # whose default is empty, and tells no type
 
 
 def _check_values(parameters: Mapping[str, Any]) -> None:
@@ -199,8 +199,8 @@ def check_with_data(planned: Sequence[Planned]) -> None:
         known = _known(dataset)
         n = given["train_size"] or known["images"]
         most = {"train_size": (known["images"], "images"), "test_size": (known["tested"], "test images")}
-        most |= dict.fromkeys(("batch_size", "clusters_k", "other_clusters_k"), (n, "images to train on"))
-        most |= dict.fromkeys(("level", "levels", "other_levels", "length_level"), (known["depth"], "levels below the root"))
+        most |= dict.fromkeys(("batch_size", "batches", "clusters_k", "other_clusters_k"), (n, "images to train on"))
+        most |= dict.fromkeys(("level", "levels", "other_levels"), (known["depth"], "levels below the root"))
         most |= dict.fromkeys(("ks", "other_ks", "noise_k"), (known["attributes"], "attributes"))
         most["shuffled_classes"] = known["classes"], "classes"
         for name, needed in (("levels", "classes that are nouns of WordNet"), ("ks", "attributes, or classes that are nouns")):
@@ -210,7 +210,7 @@ def check_with_data(planned: Sequence[Planned]) -> None:
             items = given.get(name) if isinstance(given.get(name), list) else [given.get(name)]
             if limit is not None and (above := [item for item in items if item is not None and item > limit]):
                 raise ValueError(f"{name}: {above[0]} is more than the {limit} {what} of {dataset}")
-        for spec in parameters.get("other_clusters", []):
+        for spec in [*parameters.get("other_clusters", []), *parameters.get("race", []), *parameters.get("tags", [])]:
             clusters.make(spec, known["stand_in"])
 
 

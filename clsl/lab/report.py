@@ -55,8 +55,13 @@ def provenance_line(notebooks: Mapping[str, Mapping], results: pd.DataFrame) -> 
 
 
 def verdict_lines(rows: pd.DataFrame) -> list[str]:
-    """For each claim a line: its words, and how often each verdict was reached."""
-    return [f"- {claim}: {claims.CLAIMS[claim]}: {counts}" for claim, counts in claims.counted(rows).items()]
+    """For each claim a line: its words, the answer of its comparisons together, how often each verdict was reached, and the differences."""
+    lines = []
+    for claim, mine in rows.groupby("claim"):
+        least, most = mine["difference"].min(), mine["difference"].max()
+        counts = claims.counted(mine)[claim]
+        lines.append(f"- {claim}: {claims.CLAIMS[claim]}: **{claims.answer(mine)}** ({counts}; {least:+.1f} to {most:+.1f} points)")
+    return lines
 
 
 def beside_lines(rows: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
