@@ -26,7 +26,7 @@ class Experiment:
 
     def __init__(self, name: str, profile: str = "scratch"):
         self.name, self.profile = name, profile
-        self.results, self.finished, self.compared = pd.DataFrame(), [], pd.DataFrame()
+        self.results, self.finished, self.verdicts = pd.DataFrame(), [], pd.DataFrame()
         figures.style()
 
     def images(self, training: Mapping[str, Any], split: str = "train") -> data.Images:
@@ -83,16 +83,22 @@ class Experiment:
         return self._judged([{"claim": claim, "words": words, "a": a, "b": b}], "main")
 
     def judge(self) -> pd.DataFrame:
-        """The comparisons that notebooks/claims.yml names for this experiment, with intervals and verdicts, in words."""
-        rows = [self._judged(comparisons, part) for part, comparisons in claims.registered(self.name).items()]
-        return figures.verdicts(pd.concat(rows)) if rows else pd.DataFrame()
+        """The comparisons that notebooks/claims.yml names for this experiment, with intervals and verdicts; kept in claims.csv."""
+        for part, comparisons in claims.registered(self.name).items():
+            self._judged(comparisons, part)
+        return self.verdicts
+
+    def show_verdicts(self) -> pd.DataFrame:
+        """The comparisons so far, in words."""
+        return figures.verdicts(self.verdicts)
 
     def _judged(self, comparisons: Sequence[Mapping[str, Any]], part: str) -> pd.DataFrame:
         rows = claims.named(chosen(self.results, part=part), comparisons).assign(experiment=self.name)
-        self.compared = pd.concat([self.compared, rows]).drop_duplicates(["claim", "comparison"], keep="last")
+        asked = pd.concat([self.verdicts, rows])[list(rows)].drop_duplicates(["claim", "comparison"], keep="last")
         everything = pd.read_csv(figures.folder(self.profile) / "results.csv")
-        judged = figures.record(self.compared, "claims", self.profile, self.name, lambda rows: claims.judged(rows, everything))
-        return judged.merge(rows[["claim", "comparison", "experiment"]])
+        table = figures.record(asked, "claims", self.profile, self.name, lambda rows: claims.judged(rows, everything))
+        self.verdicts = chosen(table, experiment=self.name)
+        return self.verdicts.merge(rows[["claim", "comparison"]])
 
     def histories(self) -> pd.DataFrame:
         """A row for each epoch of each run, with the run's method, clusters and name; `trained`: the epochs before it."""
