@@ -16,10 +16,10 @@ def test_an_experiment_trains_keeps_and_compares(on_noise):
     results = here.train(configurations(SHORT, methods, seeds=[0, 1]))
     assert results["method"].tolist() == ["simclr", "cl_infonce"] * 2 and results["k"].tolist()[1] == 3
     ours, theirs = chosen(results, method="cl_infonce", k=3), chosen(results, method="simclr")
-    row = here.compare("A1", "ours > theirs", ours, theirs)
+    row = here.compare("A1", "ours > theirs", {"method": "cl_infonce", "k": 3}, {"method": "simclr"}).iloc[0]
     assert row["difference"] == pytest.approx(ours["top1"].mean() - theirs["top1"].mean()) and row["n"] == 2
-    more = here.train(configurations({**SHORT, "epochs": 1}, methods[:1], seeds=[0, 1]))
-    assert len(more) == 2 and len(here.results) == 6 and len(here.finished) == 6
+    more = here.train(methods[:0], more=configurations({**SHORT, "epochs": 1}, methods[:1], seeds=[0, 1]))
+    assert len(more) == 2 and len(here.results) == 6 and len(here.finished) == 6 and set(more["part"]) == {"more"}
     epochs = here.histories().merge(results[["config", "k"]].dropna())  # of the runs on attributes
     assert epochs["trained"].tolist() == [0, 1] * 2 and set(epochs["method"]) == {"cl_infonce"} and len(here.histories()) == 10
     folder = figures.folder("test")

@@ -431,8 +431,8 @@ def test_a_cifar100_that_cannot_be_fetched(monkeypatch):
 
 
 SHORT = "-p epochs 1 -p batch_size 8 -p train_size null -p test_size null -p image_size 32".split()
-TREE = "03 -p levels [5] -p other_levels [5] -p lengths [1] -p length_level 5".split()
-SHALLOW = "03 -p levels [4] -p other_levels [4] -p lengths [1] -p length_level 4".split()
+TREE = "03 -p levels [5] -p other_levels [5] -p lengths [1] -p race [wordnet:level=5]".split()
+SHALLOW = "03 -p levels [4] -p other_levels [4] -p lengths [1] -p race [wordnet:level=4]".split()
 TICKS = "04 -p ks [2] -p other_ks [2] -p noise_k 2".split()
 NOTEBOOK = {
     "cifar100": TREE,

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from clsl import encoders, methods, train
-from clsl.config import SETTINGS, Pretraining
+from clsl.config import Pretraining, settings
 from clsl.losses import cl_infonce
 
 
@@ -21,8 +21,9 @@ def views(noise):
 
 
 def test_settings_are_there_for_every_method():
-    assert set(SETTINGS) >= set(methods.METHODS) and SETTINGS["byol+progressive"] == SETTINGS["byol"]
-    assert all(set(settings) == {"lr", "temperature"} for settings in SETTINGS.values())
+    for name in methods.METHODS:
+        assert set(settings(name, "cifar10", None)) == {"lr", "temperature", "batch_size"}
+    assert settings("byol+progressive", "cifar10", "kmeans:k=5") == settings("byol", "cifar10", None)
 
 
 def test_moco_is_he_et_als_algorithm(views):

@@ -2,7 +2,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 
-from clsl.lab import claims, figures, report
+from clsl.lab import figures, report
 
 
 def results(top1=(50.0, 52.0), **fields):
@@ -11,16 +11,40 @@ def results(top1=(50.0, 52.0), **fields):
         row = {"experiment": "03_x", "dataset": "d", "encoder": "tiny", "method": "simclr", "clusters": "instances"}
         row |= {"level": pd.NA, "k": pd.NA, "num_clusters": 9, "seed": seed, "epochs": 2, "h_z": 3.0, "i_zt": 1.0}
         row |= {"h_z_given_t": 2.0, "top1": value, "knn": 40.0, "seconds": 60, "config": f"c{seed}", "probe": "lbfgs"}
-        rows.append(row | {"hardware": "cpu"} | fields)
+        row |= {"part": "main", "batch_size": 128, "group": pd.NA, "companions": 3.0, "hardware": "cpu"}
+        row |= dict.fromkeys(("top1_1percent", "top1_10percent", "within", "transfer"), 30.0)
+        row |= fields
+        rows.append(row | {"setting": " ".join(str(row[name]) for name in ("method", "clusters", "epochs", "k"))})
     return pd.DataFrame(rows)
 
 
-def verdicts(*differences, claim="A1", seeds=2):
+def verdicts(*differences, claim="A1", verdict="holds"):
     rows = []
     for i, difference in enumerate(differences):
-        a = {seed: 50 + difference + seed / 100 for seed in range(seeds)}
-        rows.append(claims.judge("03_x", claim, f"a{i} > b", a, dict.fromkeys(range(seeds), 50.0)))
+        row = {"claim": claim, "comparison": f"a{i} > b", "n": 2, "mean_a": 50 + difference, "mean_b": 50.0, "difference": difference}
+        row |= {"standard_error": 0.1, "low": difference - 0.2, "high": difference + 0.2, "p_holm": 0.01}
+        sure = "unknown" if abs(difference) < 0.1 else "holds" if difference > 0 else "contradicted"
+        rows.append(row | {"verdict": sure, "experiment": "03_x"})
     return pd.DataFrame(rows)
+
+
+def test_a_claim_is_one_line():
+    (line,) = report.verdict_lines(verdicts(4.0, 3.0, 0.001))
+    assert line.startswith("- A1: auxiliary information") and line.endswith("**holds** (holds 2, unknown 1; +0.0 to +4.0 points)")
+
+
+def test_the_forest_shows_every_comparison_once():
+    figure = figures.forest(verdicts(4.0, -3.0, 0.001))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["A1  a2 > b", "A1  a1 > b", "A1  a0 > b"]  # the first on top
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unknown", "contradicted", "holds"]
+    plt.close(figure)
+
+
+def test_what_representations_are_worth():
+    table = figures.worth(results())
+    assert table.loc[0].tolist() == ["SimCLR", "instances", "51.0", "30.0", "30.0", "30.0", "30.0"]
+    assert "elsewhere" not in figures.worth(results(transfer=float("nan")))
 
 
 def test_the_table_of_results_is_in_words():
@@ -54,11 +78,11 @@ def test_markdown():
 
 
 def test_ones_own_differences_beside_the_reference():
-    reference, mine = verdicts(4.0, -3.0, 0.001), verdicts(3.2, 1.0, 2.0, 5.0, seeds=1)
+    reference, mine = verdicts(4.0, -3.0, 0.001), verdicts(3.2, 1.0, 2.0, 5.0)
     lines = report.beside_lines(mine, reference)
     assert lines[0].startswith("A1: auxiliary information")
-    assert lines[1] == "    a0 > b: here +3.2 (reference +4.0 ± 0.0, holds)"
-    assert lines[2] == "    a1 > b: here +1.0 (reference -3.0 ± 0.0, contradicted)"
+    assert lines[1] == "    a0 > b: here +3.2 (reference +4.0 ± 0.1, holds)"
+    assert lines[2] == "    a1 > b: here +1.0 (reference -3.0 ± 0.1, contradicted)"
     assert len(lines) == 5  # what the reference does not have is left out
     assert lines[-1] == "1 of 2 differences that the reference is sure of have its sign here."
 

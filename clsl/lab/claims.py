@@ -94,8 +94,10 @@ def judged(rows: pd.DataFrame, results: pd.DataFrame, interest: float = 0.5, err
     what variances are like, and each borrows from that (`moderated`). The variance of the difference is the sum of both sides',
     with the degrees of freedom of one. `low`, `high`: the 1 - error interval; `p_holm`: corrected for all comparisons of the claim.
     The verdict is *no difference* where the interval lies within ± interest, *holds* or *contradicted* where p_holm is below error,
-    by the sign; else *unknown*. One seed has no variance: "one seed".
+    by the sign; else *unknown*. One seed has no variance: "one seed". Raises ValueError where a number is not finite.
     """
+    if not np.isfinite(results["top1"]).all():
+        raise ValueError(f"results hold numbers that are not finite: {results.loc[~np.isfinite(results['top1']), 'config'].iloc[0]}")
     groups = results.drop_duplicates("config").groupby("setting")["top1"]
     known = pd.DataFrame({"mean": groups.mean(), "n": groups.size(), "variance": groups.var()})
     known["moderated"], freedom = moderated(known["variance"], known["n"] - 1)
