@@ -116,3 +116,11 @@ def say_racing(estimate: float, low: float, high: float) -> str:
     words = {0: "from the first length on", np.inf: "not by the last length"}
     said = [words.get(n, f"from {n:,.0f} views on") for n in (estimate, low, high)]
     return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]
+
+
+def draw_zero(ax, plane: pd.DataFrame, color: str, label: str) -> None:
+    """Where the column `value` of a `plane` is zero, as a line over H(Z|T) and I(Z;T), where it is anywhere."""
+    grid = plane.pivot(index="i_zt", columns="h_z_given_t", values="value")
+    if grid.min(axis=None) < 0 < grid.max(axis=None):
+        ax.contour(grid.columns, grid.index, grid, levels=[0], colors=color)
+    ax.plot([], [], color=color, label=label if grid.min(axis=None) < 0 < grid.max(axis=None) else f"{label}: nowhere here")
