@@ -31,16 +31,16 @@ def source(config: Pretraining) -> str:
     module = METHODS[config.method].module
     classes = [module.func, *module.args] if isinstance(module, functools.partial) else [module]
     methods = {base.__module__ for each in classes for base in inspect.getmro(each) if base.__module__.startswith("clsl.")}
-    kind = config.dataset.partition(":")[0]
-    return _digest(tuple(sorted(m.removeprefix("clsl.").replace(".", "/") for m in methods)), kind)
+    kinds = {name.partition(":")[0] for name in (config.dataset, config.transfer) if name}
+    return _digest(tuple(sorted(m.removeprefix("clsl.").replace(".", "/") for m in methods)), tuple(sorted(kinds)))
 
 
 @functools.cache
-def _digest(methods: tuple[str, ...], kind: str) -> str:
-    reader = DATASETS[kind].read
+def _digest(methods: tuple[str, ...], kinds: tuple[str, ...]) -> str:
     code = [tuple(_code(file)) for file in dict.fromkeys([*_FLOOR, *methods])]
-    code.append(tuple(_code(reader.__module__.removeprefix("clsl.").replace(".", "/"), reader.__name__)))
-    if kind not in cifar.DATASETS:
+    for reader in (DATASETS[kind].read for kind in kinds):
+        code.append(tuple(_code(reader.__module__.removeprefix("clsl.").replace(".", "/"), reader.__name__)))
+    if set(kinds) - set(cifar.DATASETS):
         code += [tuple(_code("data/packing")), *(tuple(_code("data/own", name)) for name in ("drawn", "files", "selected"))]
     return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
 
