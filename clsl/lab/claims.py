@@ -1,6 +1,6 @@
 """A claim of a paper, the measured numbers, a verdict: the statistics of a trial."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,26 +22,24 @@ CLAIMS = {
 
 REFERENCE = "cpu"  # the profile whose results are committed, and that the register is about
 REGISTER = ROOT / "notebooks" / "claims.yml"
-RULE = (
-    "A claim holds if more than half of its comparisons hold and none is contradicted, and is contradicted the other way round. "
-    "Where some hold and some are contradicted, it depends; else it is unknown."
-)
 
 
-def registered(experiment: str) -> dict[str, list[dict[str, Any]]]:
-    """The comparisons that notebooks/claims.yml names for an experiment: those of each of its parts. Raises ValueError."""
-    return config.named_values(REGISTER).get(experiment, {})
+def registered(experiment: str, profile: str) -> dict[str, list[dict[str, Any]]]:
+    """The comparisons that notebooks/claims.yml names for an experiment at a profile: those of each of its parts. Raises ValueError."""
+    named = config.named_values(REGISTER)["comparisons"]
+    parts = next((parts for name, parts in named.items() if experiment == name or experiment.startswith(f"{name}_")), {})
+    return {part: [each for each in some if each.get("profile", profile) == profile] for part, some in parts.items()}
 
 
 def check_registered(experiment: str, table: pd.DataFrame) -> None:
     """Raise ValueError where a registered comparison finds no trainings in a table of what is asked for, or too few seeds."""
-    for part, comparisons in registered(experiment).items():
+    for part, comparisons in registered(experiment, REFERENCE).items():
         mine = table[table["part"] == part]
         for each in comparisons:
             pairs, wanted = named(mine, [each]), each.get("seeds", 3)
             if pairs.empty:
                 raise ValueError(f"{REGISTER.name} compares {each['words']!r}, but {experiment} trains nothing of the kind")
-            least = min(mine.groupby("setting")["seed"].nunique()[[*pairs["a"], *pairs["b"]]])
+            least = mine.groupby("setting")["seed"].nunique()[[*pairs["a"], *pairs["b"]]].min()
             if least < wanted:
                 raise ValueError(f"{REGISTER.name} wants {wanted} seeds for {each['words']!r}, and {experiment} trains {least}")
 
@@ -87,32 +85,41 @@ def _setting(rows: pd.DataFrame, words: str) -> str:
     return rows["setting"].iloc[0]
 
 
-def judged(rows: pd.DataFrame, results: pd.DataFrame, interest: float = 0.5, error: float = 0.05) -> pd.DataFrame:
+def judged(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     """The rows of claims.csv: what `named` compares, with numbers from all results of a profile, intervals and verdicts.
 
-    The difference is of the means over seeds. With three seeds a setting knows its own variance badly; all settings together know
-    what variances are like, and each borrows from that (`moderated`). The variance of the difference is the sum of both sides',
-    with the degrees of freedom of one. `low`, `high`: the 1 - error interval; `p_holm`: corrected for all comparisons of the claim.
-    The verdict is *no difference* where the interval lies within ± interest, *holds* or *contradicted* where p_holm is below error,
-    by the sign; else *unknown*. One seed has no variance: "one seed". Raises ValueError where a number is not finite.
+    The difference is of the means over seeds, which have no effect in common. With three seeds a setting knows its own variance badly;
+    all settings together know what variances are like, and each borrows from that (`moderated`). The variance of the difference is the
+    sum of both sides', with the fewer degrees of freedom of the two. `low`, `high`: the 95 % interval; `p_holm`: that there is no
+    difference, corrected for all comparisons of the claim; `p_same`: that it is at least `interest` points either way, corrected too
+    (two one-sided tests). With the `error` of claims.yml the verdict is *holds* or *contradicted* by p_holm and the sign, *no
+    difference* by p_same, else *unknown*. One seed has no variance: "one seed". The same two settings are compared once a claim.
+    Raises ValueError where a number is not finite.
     """
     if not np.isfinite(results["top1"]).all():
         raise ValueError(f"results hold numbers that are not finite: {results.loc[~np.isfinite(results['top1']), 'config'].iloc[0]}")
+    limits = config.named_values(REGISTER)
     groups = results.drop_duplicates("config").groupby("setting")["top1"]
     known = pd.DataFrame({"mean": groups.mean(), "n": groups.size(), "variance": groups.var()})
-    known["moderated"], freedom = moderated(known["variance"], known["n"] - 1)
+    known["moderated"], known["freedom"] = moderated(known["variance"], known["n"] - 1)
+    rows = rows[rows["a"].isin(known.index) & rows["b"].isin(known.index)].drop_duplicates(["claim", "a", "b"])
     a, b = (known.loc[rows[side]].set_axis(rows.index) for side in "ab")
     out = rows[["claim", "comparison"]].assign(n=np.minimum(a["n"], b["n"]), mean_a=a["mean"], mean_b=b["mean"])
     out["difference"] = a["mean"] - b["mean"]
     out["standard_error"] = (a["moderated"] / a["n"] + b["moderated"] / b["n"]) ** 0.5
-    freedom = np.minimum(*(freedom[rows[side]].to_numpy() for side in "ab")) if len(rows) else np.empty(0)
-    reach = stats.t.ppf(1 - error / 2, freedom) * out["standard_error"]
+    freedom = np.minimum(a["freedom"], b["freedom"])
+    reach = stats.t.ppf(0.975, freedom) * out["standard_error"]
     out["low"], out["high"] = out["difference"] - reach, out["difference"] + reach
-    p = pd.Series(2 * stats.t.sf(out["difference"].abs() / out["standard_error"], freedom), out.index)
-    out["p_holm"] = p.groupby(out["claim"]).transform(holm)
+
+    def p_beyond(points: pd.Series) -> pd.Series:
+        return pd.Series(stats.t.sf(points / out["standard_error"], freedom), out.index)
+
+    size = out["difference"].abs()
+    for name, p in (("p_holm", 2 * p_beyond(size)), ("p_same", p_beyond(limits["interest"] - size))):
+        out[name] = p.groupby(out["claim"]).transform(holm)
     sure = np.where(out["difference"] > 0, "holds", "contradicted")
-    out["verdict"] = np.where(out["p_holm"] < error, sure, "unknown")
-    out.loc[(out["low"] >= -interest) & (out["high"] <= interest), "verdict"] = "no difference"
+    out["verdict"] = np.where(out["p_holm"] < limits["error"], sure, "unknown")
+    out.loc[out["p_same"] < limits["error"], "verdict"] = "no difference"
     out.loc[out["low"].isna(), "verdict"] = "one seed"
     return out.assign(experiment=rows["experiment"], a=rows["a"], b=rows["b"])
 
@@ -144,7 +151,7 @@ def holm(p: pd.Series) -> pd.Series:
 
 
 def answer(rows: pd.DataFrame) -> str:
-    """What a claim's comparisons say of it together, by RULE."""
+    """What a claim's comparisons say of it together, by the rule in claims.yml."""
     counts = rows["verdict"].value_counts()
     holds, contradicted = (counts.get(verdict, 0) for verdict in ("holds", "contradicted"))
     if holds and contradicted:
@@ -155,22 +162,21 @@ def answer(rows: pd.DataFrame) -> str:
     return "no difference" if counts.get("no difference", 0) > len(rows) / 2 else "unknown"
 
 
-def resampled(a: np.ndarray, b: np.ndarray, draws: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the difference of two accuracies in percent, where test images are drawn anew together with seeds.
+def resampled(arms: Sequence[np.ndarray], statistic: Callable[..., float], draws: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a statistic of accuracies in percent, where test images are drawn anew together with seeds.
 
-    a, b: whether each test image was recognised, bool [seeds, M].
+    arms: for each accuracy whether each test image was recognised, bool [seeds, M].
     """
     random, found = np.random.default_rng(seed), []
     for _ in range(draws):
-        images = random.integers(a.shape[1], size=a.shape[1])
-        means = [each[random.integers(len(each), size=len(each))][:, images].mean() for each in (a, b)]
-        found.append(100 * (means[0] - means[1]))
+        images = random.integers(arms[0].shape[1], size=arms[0].shape[1])
+        found.append(statistic(*(100 * each[random.integers(len(each), size=len(each))].mean(0)[images].mean() for each in arms)))
     return tuple(np.quantile(found, [0.025, 0.975]))
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
     """Mean and standard error over seeds of a tidy table: one row a setting, in the table's order."""
-    keys = ["experiment", "part", "setting", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "batch_size", "group", "probe"]
+    keys = ["experiment", "part", "setting", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "batch_size", "changed", "probe"]
     groups = results.groupby(keys, sort=False, dropna=False)
     measured = ["num_clusters", "h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn", "top1_1percent", "top1_10percent", "within"]
     out = groups[[*measured, "transfer", "seconds"]].mean()

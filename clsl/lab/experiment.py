@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -84,13 +85,13 @@ class Experiment:
 
     def judge(self) -> pd.DataFrame:
         """The comparisons that notebooks/claims.yml names for this experiment, with intervals and verdicts; kept in claims.csv."""
-        for part, comparisons in claims.registered(self.name).items():
+        for part, comparisons in claims.registered(self.name, self.profile).items():
             self._judged(comparisons, part)
         return self.verdicts
 
     def show_verdicts(self) -> pd.DataFrame:
-        """The comparisons so far, in words."""
-        return figures.verdicts(self.verdicts)
+        """The comparisons so far, in words; a comparison that another notebook has made of the same trainings is shown there."""
+        return figures.verdicts(self.verdicts) if len(self.verdicts) else pd.DataFrame()
 
     def _judged(self, comparisons: Sequence[Mapping[str, Any]], part: str) -> pd.DataFrame:
         rows = claims.named(chosen(self.results, part=part), comparisons).assign(experiment=self.name)
@@ -99,6 +100,12 @@ class Experiment:
         table = figures.record(asked, "claims", self.profile, self.name, lambda rows: claims.judged(rows, everything))
         self.verdicts = chosen(table, experiment=self.name)
         return self.verdicts.merge(rows[["claim", "comparison"]])
+
+    def recognised(self, **values: Any) -> np.ndarray:
+        """Whether each test image was recognised, bool [seeds, M], in the runs of the main part that have these values."""
+        names = set(chosen(self.results, part="main", **values)["config"])
+        some = {fingerprint.name(run.config): run for run in self.finished}
+        return np.stack([runs.recognised(run) for name, run in some.items() if name in names])
 
     def histories(self) -> pd.DataFrame:
         """A row for each epoch of each run, with the run's method, clusters and name; `trained`: the epochs before it."""

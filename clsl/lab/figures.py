@@ -156,6 +156,8 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
     for name, words in (("epochs", "epochs"), ("batch_size", "batch")):
         if summary[name].nunique() > 1:
             out[words] = summary[name].astype(str)
+    if summary["changed"].nunique() > 1:
+        out["changed"] = summary["changed"]
     out["companions"] = summary["companions"].map("{:.1f}".format)
     out["linear probe, %"] = list(map(with_error, summary["top1"], summary["top1_se"]))
     out["k-NN, %"] = list(map(with_error, summary["knn"], summary["knn_se"]))

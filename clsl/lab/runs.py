@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
@@ -127,6 +128,13 @@ def _check_predictions(path: Path, config: Pretraining, record: dict) -> None:
         raise records.Damaged(f"the record {path} has predictions that do not fit its result")
 
 
+def recognised(run: Run) -> np.ndarray:
+    """Whether the linear probe recognised each test image, bool [M]."""
+    config = run.config
+    t = _images(config.dataset, config.tested_on, config.test_size, config.image_size).labels
+    return (records.predicted(run.record) == t).numpy()
+
+
 def keep_encoder(weights: Path, into: Path) -> None:
     """Keep an encoder's weights in bfloat16, for what needs no training: half the size, and about three digits."""
     into.parent.mkdir(exist_ok=True)
@@ -134,16 +142,24 @@ def keep_encoder(weights: Path, into: Path) -> None:
     kept.save_weights(into, {name: value.bfloat16() if value.is_floating_point() else value for name, value in whole.items()})
 
 
+_CHANGED = ("companions", "kmeans_after", "refresh", "pseudo_loss", "pseudo_rise", "pseudo_weight")
+
+
 def asked(configs: Sequence[Pretraining]) -> pd.DataFrame:
-    """What some configurations ask for, a row each. `setting`: the name of the configuration but for its seed."""
-    rows = []
+    """What some configurations ask for, a row each.
+
+    level: of WordNet; k: of attributes or k-means. changed: what is not as usual with companions, pseudo-labels or k-means. setting:
+    the name of the configuration but for its seed.
+    """
+    rows, usual = [], {field.name: field.default for field in dataclasses.fields(Pretraining)}
     for config in configs:
-        _, options = clusters.options(config.clusters) if not config.clusters.startswith("column:") else ("", {})
+        kind, options = clusters.options(config.clusters) if not config.clusters.startswith("column:") else ("", {})
         row = {name: getattr(config, name) for name in ("dataset", "encoder", "method", "clusters")}
-        row |= {"level": options.get("level"), "k": options.get("k"), "seed": config.seed, "epochs": config.epochs}
-        row |= {"batch_size": config.batch_size, "group": config.companions, "config": fingerprint.name(config)}
-        rows.append(row | {"setting": fingerprint.name(dataclasses.replace(config, seed=0))})
-    return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64", "group": "Int64"})
+        row |= {"level": options["level"] if kind == "wordnet" else None, "k": options.get("k"), "seed": config.seed}
+        changed = [f"{name}={getattr(config, name)}" for name in _CHANGED if getattr(config, name) != usual[name]]
+        row |= {"epochs": config.epochs, "batch_size": config.batch_size, "changed": ", ".join(changed) or "nothing"}
+        rows.append(row | {"config": fingerprint.name(config), "setting": fingerprint.name(dataclasses.replace(config, seed=0))})
+    return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
 
 
 _MEASURED = "num_clusters h_z i_zt h_z_given_t companions top1 knn top1_1percent top1_10percent within transfer seconds".split()
@@ -224,6 +240,8 @@ def _fill(folder: Path, config: Pretraining, on_step: Callable[[int], None], ori
     scores, predicted = evaluate.evaluate(encoder, images, test, config.probe, config.seed, config.image_size, elsewhere)
     if device.rank() > 0:
         return
+    if config.dataset in data.cifar.DATASETS:
+        origin = origin | {"pixels": hashlib.sha256(images.images.tobytes()).hexdigest()[:12]}
     last = {name: history[-1][name] for name in ("num_clusters", "h_z", "i_zt", "h_z_given_t", "companions")}  # k-means: of the last epoch
     result = last | scores | {"seconds": sum(row["seconds"] for row in history)}
     if left_out := [*images.left_out, *test.left_out]:
