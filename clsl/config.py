@@ -11,21 +11,27 @@ from typing import Any
 
 import yaml
 
-# What `python -m clsl search` chose for the small encoder: for a method on some clusters of a data set lr, temperature, batch_size.
+# What `python -m clsl search` chose for the small encoder: for a method on some clusters of a data set lr, temperature and batch_size;
+# `given` is what they were searched for besides: a batch_size, companions, or at least so many epochs.
 SEARCHED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("searched.json").read_text())
 
 
-def settings(method: str, dataset: str, clusters: str | None) -> dict[str, float]:
+def settings(method: str, dataset: str, clusters: str | None, **given: int | None) -> dict[str, float]:
     """lr, temperature and batch_size of a method, searched on these clusters, or else on others of their kind, or of the data set.
 
-    `+progressive` keeps its objective's. {} where nothing was searched for the method.
+    given: the batch_size, companions and epochs of the training. `+progressive` keeps its objective's. {} where nothing was
+    searched for the method.
     """
 
-    def near(own: dict[str, Any]) -> tuple[bool, ...]:
+    def near(own: dict[str, Any]) -> tuple:
         kinds = [(each or "").partition(":")[0] for each in (own["clusters"], clusters)]
-        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1]
+        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"])
 
-    known = [own for own in SEARCHED if own["method"] == method.removesuffix("+progressive")]
+    def fits(own: dict[str, Any]) -> bool:
+        asked = {name: given.get(name) or 0 for name in own["given"]}
+        return all(asked[name] >= n if name == "epochs" else asked[name] == n for name, n in own["given"].items())
+
+    known = [own for own in SEARCHED if own["method"] == method.removesuffix("+progressive") and fits(own)]
     best = max(known, key=near, default={})  # the first of equals
     return {name: best[name] for name in ("lr", "temperature", "batch_size") if name in best}
 
@@ -98,7 +104,8 @@ class Pretraining:
         own = _known()["method"][self.method].clusters
         _check_clusters(self.method, self.clusters, own)
         clusters = self.clusters or own
-        for name, default in {"clusters": clusters, **settings(self.method, self.dataset, clusters)}.items():
+        given = {name: getattr(self, name) for name in ("batch_size", "companions", "epochs")}
+        for name, default in {"clusters": clusters, **settings(self.method, self.dataset, clusters, **given)}.items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         if None in (self.lr, self.temperature, self.batch_size):
@@ -117,7 +124,11 @@ class Pretraining:
             raise ValueError(
                 f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"
             )
-        if self.method in ("moco", "pcl") and self.queue_size < self.batch_size:
+        if self.companions and self.companions > self.batch_size:
+            raise ValueError(f"companions must be at most batch_size ({self.batch_size}), got {self.companions}")
+        if self.kmeans_after and not (self.method == "cl_infonce" and self.clusters.startswith("kmeans")):
+            raise ValueError(f"kmeans_after is of cl_infonce on k-means, not of {self.method} on {self.clusters}")
+        if self.method in ("moco", "pcl", "cl_infonce_moco") and self.queue_size < self.batch_size:
             raise ValueError(f"queue_size must be at least batch_size ({self.batch_size}), got {self.queue_size}")
 
 

@@ -133,7 +133,7 @@ def evaluate(
         some = few(t, share, seed)
         scores[name] = accuracy(lbfgs_probe(a[some], t[some], b).argmax(1), t_test)
     if (groups := superclasses(train)) is not None:
-        apart = groups.to(where)[t_test][:, None] != groups.to(where)  # [M, classes]
+        apart = groups.to(where)[t_test][:, None] != groups.to(where)[: logits.shape[1]]  # [M, classes]
         scores["within"] = accuracy(logits.masked_fill(apart, -torch.inf).argmax(1), t_test)
     if elsewhere is not None:
         a, b = (features(encoder, images, where, image_size) for images in elsewhere)
@@ -156,9 +156,8 @@ def superclasses(images: Images) -> torch.Tensor | None:
         out = torch.zeros(len(images.class_names), dtype=torch.int64)
         out[images.labels] = images.columns["superclass"]
         return out
-    if images.synsets:
-        hierarchy = Hierarchy(images.synsets)
-        names = [s.name() for s in hierarchy.at(hierarchy.levels()[1])]
+    if images.synsets and len(levels := Hierarchy(images.synsets).levels()) > 1:
+        names = [s.name() for s in Hierarchy(images.synsets).at(levels[1])]
         return torch.tensor([sorted(set(names)).index(name) for name in names])
     return None
 

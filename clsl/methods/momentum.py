@@ -55,10 +55,11 @@ class ClInfoNCEMoCo(MoCo):
 
     def __init__(self, encoder: nn.Module, size: int, config):
         super().__init__(encoder, size, config)
-        self.register_buffer("queued", torch.full((len(self.queue),), -1))  # the clusters of the queue; -1: not known
+        self.register_buffer("queued", torch.full((len(self.queue),), -1))  # the clusters of the queue; -1: of no image yet
 
     def regroup(self, projections: torch.Tensor, z: torch.Tensor) -> Sequence[nn.Parameter]:
-        self.queued.fill_(-1)
+        means = torch.zeros(int(z.max()) + 1, projections.shape[1], device=z.device).index_add_(0, z, projections)
+        self.queued = torch.where(self.queued < 0, -1, (self.queue @ F.normalize(means, dim=1).T).argmax(1))  # the nearest
         return ()
 
     def contrast(self, query: torch.Tensor, key: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
