@@ -8,27 +8,36 @@ from pathlib import Path
 
 import pandas as pd
 
-from .. import ROOT, config, methods
+from .. import ROOT, Diverged, config, methods
 from ..config import Pretraining
 from . import runs
 
-FEW, TWENTY, MANY, LABELS = "wordnet:level=4", "column:superclass", "tags:level=15", "labels"
-KMEANS, ATTRIBUTES, NONE = "kmeans:k=250", "annotators:k=4,noise=10", "instances"
-TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; the first task of a method is its task for all others
-    TWENTY: ("cl_infonce", "cross_entropy", "cross_entropy_head"),
-    FEW: ("cl_infonce", "cross_entropy"),
-    MANY: ("cl_infonce", "cross_entropy", "cross_entropy_head", "cmc", "attribute_prediction"),
-    ATTRIBUTES: ("cl_infonce", "cross_entropy", "cmc", "attribute_prediction"),
-    KMEANS: ("cl_infonce", "cross_entropy", "cl_infonce_moco", "pcl", "dual_head", "cluster_head"),
-    LABELS: ("supcon", "cross_entropy"),
-    NONE: ("simclr", "moco", "instance_head", "byol", "w_mse", "barlow_twins"),
+RIVALS = ("cl_infonce", "cross_entropy")
+TAGS = "tags:level=15"
+TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; the first task of a method is its task for all other clusters
+    "column:superclass": (*RIVALS, "cross_entropy_head"),
+    "wordnet:level=4": (*RIVALS, "cmc"),
+    "wordnet:level=11": (*RIVALS, "cmc"),
+    TAGS: (*RIVALS, "cross_entropy_head", "cmc", "attribute_prediction"),
+    "annotators:k=4,noise=10": (*RIVALS, "cmc", "attribute_prediction"),
+    "kmeans:k=250": (*RIVALS, "cl_infonce_moco", "pcl", "dual_head", "cluster_head"),
+    "merged:steps=2": RIVALS,
+    "split:depth=4": RIVALS,
+    "permuted:depth=2,classes=60": RIVALS,
+    "labels": ("supcon", "cross_entropy"),
+    "instances": ("simclr", "moco", "instance_head", "byol", "w_mse", "barlow_twins"),
 }
+GIVEN = [  # what is given besides, and so not searched: for longer trainings, for larger batches, for companions
+    *((method, clusters, {"epochs": 36}) for clusters in ("wordnet:level=4", "column:superclass", TAGS) for method in RIVALS),
+    *(("cl_infonce", TAGS, {"batch_size": n}) for n in (128, 500, 2000)),
+    ("cl_infonce", TAGS, {"companions": 8, "batch_size": 128}),
+]
 SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out"}
-EPOCHS = 3  # about a fifth of the reference's
+SHARE = 5  # trainings are so much shorter than those that the settings are for, which take 12 epochs, or those given
 TRAININGS = 9  # at least, for each method on each task
 START = {"lr": 0.1, "temperature": 0.2, "batch_size": 128}
 COLD = ("cross_entropy", "cross_entropy_head", "attribute_prediction", "byol", "w_mse", "barlow_twins")  # without a temperature
-LIMITS = {"lr": (1e-3, 10.0), "temperature": (0.05, 1.0), "batch_size": (64, 512)}
+LIMITS = {"lr": (1e-3, 10.0), "temperature": (0.025, 1.6), "batch_size": (32, 1024)}
 
 
 def search(names: Sequence[str] = ()) -> pd.DataFrame:
@@ -40,17 +49,18 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     Writes figures/search.csv, a row a training, and the best settings to clsl/searched.json, where config.settings finds them. top1
     is that on images of the training split that are not trained on. Raises ValueError for an unknown method.
     """
-    if unknown := set(names) - {name for some in TASKS.values() for name in some}:
+    todo = [(method, clusters, {}) for clusters, some in TASKS.items() for method in some] + GIVEN
+    if unknown := set(names) - {method for method, _, _ in todo}:
         raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(methods.METHODS)} (+progressive keeps its objective's)")
     path = ROOT / "figures" / "search.csv"
-    for clusters, some in TASKS.items():
-        for name in some:
-            if not names or name in names:
-                rows = climb(_config(name, clusters))
-                others = pd.read_csv(path) if path.exists() else rows.head(0)
-                others = others[(others["method"] != name) | (others["clusters"] != clusters) | (others["dataset"] != SIZE["dataset"])]
-                pd.concat([others, rows]).to_csv(path, index=False, float_format="%.6g")
-    table = pd.read_csv(path)
+    others = pd.read_csv(path, keep_default_na=False)
+    tables = {key: rows for key, rows in others.groupby(_TASK, sort=False)}
+    for method, clusters, given in todo:
+        if not names or method in names:
+            key = SIZE["dataset"], clusters, method, json.dumps(given)
+            tables[key] = climb(method, clusters, given).assign(given=key[-1])
+            pd.concat(tables.values()).to_csv(path, index=False, float_format="%.6g")
+    table = pd.read_csv(path, keep_default_na=False)
     lines = ",\n".join(" " + json.dumps(row) for row in best(table))
     searched = Path(config.__file__).with_name("searched.json")
     searched.with_suffix(".unfinished").write_text(f"[\n{lines}\n]\n")
@@ -58,38 +68,51 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     return table
 
 
-def climb(start: Pretraining) -> pd.DataFrame:
-    """All trainings of a climb from a configuration: dataset, clusters, method, lr, temperature, batch_size, top1; in their order."""
+def climb(method: str, clusters: str, given: dict[str, int] = {}) -> pd.DataFrame:
+    """All trainings of a climb, in their order: dataset, clusters, method, lr, temperature, batch_size, top1 (0 where it diverged)."""
     tried: dict[Pretraining, float] = {}
-    todo = [start]
+    todo = [start(method, clusters, given)]
     while todo:
-        tried[todo[0]] = runs.get(todo[0]).result["top1"]
+        tried[todo[0]] = _top1(todo[0])
         ranked = sorted(tried, key=tried.get, reverse=True)
-        todo = [each for each in neighbours(ranked[0]) if each not in tried]
+        todo = [each for each in neighbours(ranked[0], given) if each not in tried]
         if not todo and len(tried) < TRAININGS:
-            todo = [each for other in ranked[1:] for each in neighbours(other) if each not in tried]
-    names = ["dataset", "clusters", "method", *START]
-    return pd.DataFrame([{name: getattr(each, name) for name in names} | {"top1": top1} for each, top1 in tried.items()])
+            todo = [each for other in ranked[1:] for each in neighbours(other, given) if each not in tried]
+    rows = [{name: getattr(each, name) for name in ("dataset", "clusters", "method", *START)} | {"top1": top1} for each, top1 in tried.items()]
+    return pd.DataFrame(rows)
 
 
-def neighbours(point: Pretraining) -> list[Pretraining]:
-    """A configuration with one of its settings doubled or halved, within LIMITS."""
+def start(method: str, clusters: str, given: dict[str, int] = {}) -> Pretraining:
+    """Where the climb begins: at START, or where longer trainings, larger batches or companions are given at what was best without."""
+    known = config.settings(method, SIZE["dataset"], clusters) if given else START
+    epochs = max(1, round(given.get("epochs", 12) / SHARE))
+    own = {} if methods.METHODS[method].clusters == clusters else {"clusters": clusters}
+    return Pretraining(**{**SIZE, **known, **given, "method": method, "epochs": epochs, **own})
+
+
+def neighbours(point: Pretraining, given: dict[str, int] = {}) -> list[Pretraining]:
+    """A configuration with one of its settings doubled or halved, within LIMITS; where something is given only the learning rate."""
+    names = ["lr"] if given else [*START] if point.method not in COLD else ["lr", "batch_size"]
     out = []
-    for name in START if point.method not in COLD else ("lr", "batch_size"):
-        for factor in (2, 0.5):
-            value = type(START[name])(getattr(point, name) * factor)
-            with contextlib.suppress(ValueError):  # W-MSE needs larger batches than others
-                if LIMITS[name][0] <= value <= LIMITS[name][1]:
-                    out.append(dataclasses.replace(point, **{name: value}))
+    for name, factor in ((name, factor) for name in names for factor in (2, 0.5)):
+        value = type(START[name])(getattr(point, name) * factor)
+        with contextlib.suppress(ValueError):  # W-MSE needs larger batches than others
+            if LIMITS[name][0] <= value <= LIMITS[name][1]:
+                out.append(dataclasses.replace(point, **{name: value}))
     return out
+
+
+_TASK = ["dataset", "clusters", "method", "given"]
 
 
 def best(table: pd.DataFrame) -> list[dict]:
     """The settings with the highest top1 for each method on each task of a table of `search`, as config.settings reads them."""
-    rows = table.loc[table.groupby(["dataset", "clusters", "method"], sort=False)["top1"].idxmax()]
-    return rows[["dataset", "clusters", "method", *START]].to_dict("records")
+    rows = table.loc[table.groupby(_TASK, sort=False)["top1"].idxmax()]
+    return [row | {"given": json.loads(row["given"])} for row in rows[[*_TASK, *START]].to_dict("records")]
 
 
-def _config(method: str, clusters: str) -> Pretraining:
-    given = {} if methods.METHODS[method].clusters == clusters else {"clusters": clusters}
-    return Pretraining(method=method, epochs=EPOCHS, **SIZE, **START, **given)
+def _top1(point: Pretraining) -> float:
+    try:
+        return runs.get(point).result["top1"]
+    except Diverged:
+        return 0.0
