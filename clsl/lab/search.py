@@ -30,7 +30,7 @@ TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; the f
 GIVEN = [  # what is given besides, and so not searched: for longer trainings, for larger batches, for companions
     *((method, clusters, {"epochs": 36}) for clusters in ("wordnet:level=4", "column:superclass", TAGS) for method in RIVALS),
     *(("cl_infonce", TAGS, {"batch_size": n}) for n in (128, 500, 2000)),
-    ("cl_infonce", TAGS, {"companions": 8, "batch_size": 128}),
+    *(("cl_infonce", TAGS, {"companions": n, "batch_size": 128}) for n in (2, 4, 8)),
 ]
 SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out"}
 SHARE = 5  # trainings are so much shorter than those that the settings are for, which take 12 epochs, or those given
@@ -60,12 +60,12 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
             key = SIZE["dataset"], clusters, method, json.dumps(given)
             tables[key] = climb(method, clusters, given).assign(given=key[-1])
             pd.concat(tables.values()).to_csv(path, index=False, float_format="%.6g")
-    table = pd.read_csv(path, keep_default_na=False)
-    lines = ",\n".join(" " + json.dumps(row) for row in best(table))
+            config.SEARCHED[:] = best(pd.read_csv(path, keep_default_na=False))  # which what is given begins with
+    lines = ",\n".join(" " + json.dumps(row) for row in config.SEARCHED)
     searched = Path(config.__file__).with_name("searched.json")
     searched.with_suffix(".unfinished").write_text(f"[\n{lines}\n]\n")
     searched.with_suffix(".unfinished").replace(searched)
-    return table
+    return pd.concat(tables.values())
 
 
 def climb(method: str, clusters: str, given: dict[str, int] = {}) -> pd.DataFrame:
@@ -76,7 +76,7 @@ def climb(method: str, clusters: str, given: dict[str, int] = {}) -> pd.DataFram
         tried[todo[0]] = _top1(todo[0])
         ranked = sorted(tried, key=tried.get, reverse=True)
         todo = [each for each in neighbours(ranked[0], given) if each not in tried]
-        if not todo and len(tried) < TRAININGS:
+        if not todo and len(tried) < TRAININGS and not given:
             todo = [each for other in ranked[1:] for each in neighbours(other, given) if each not in tried]
     rows = [{name: getattr(each, name) for name in ("dataset", "clusters", "method", *START)} | {"top1": top1} for each, top1 in tried.items()]
     return pd.DataFrame(rows)
