@@ -16,9 +16,10 @@ def points(results: pd.DataFrame, h_t: float, images: int) -> pd.DataFrame:
     cl_infonce: with SimCLR as Cl-InfoNCE on the images themselves; cross_entropy: NaN where it was not trained. h_t: H(T) in bits;
     images: how many are trained on.
     """
-    rows = results.assign(method=results["method"].replace(_METHODS))
+    rows = results.drop_duplicates("config").assign(method=results["method"].replace(_METHODS))
     rows = rows[rows["method"].isin(["cl_infonce", "cross_entropy"])]
-    known = rows.groupby("clusters", sort=False)[["h_z", "i_zt", "h_z_given_t", "companions"]].mean()
+    ours = rows[rows["method"] == "cl_infonce"].groupby("clusters", sort=False)
+    known = ours[["h_z", "i_zt", "h_z_given_t", "companions"]].mean()
     top1 = rows.pivot_table(index="clusters", columns="method", values="top1", sort=False)
     kinds = known.index.str.partition(":").get_level_values(0)
     family = [_FAMILIES.get(kind, kind) for kind in kinds]
@@ -75,21 +76,48 @@ def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> t
     best: tuple[float, list[str]] = (-np.inf, [])
     for n in range(1, min(most, x.shape[1]) + 1):
         for names in itertools.combinations(x.columns, n):
-            error = ((left_out(x[list(names)], y, family) - y) ** 2).mean()
-            r2 = 1 - error / y.var(ddof=0)
+            r2 = explained(left_out(x[list(names)], y, family), y)
             if r2 > best[0] + 1e-9:
                 best = r2, list(names)
     return best[1], best[0]
 
 
+def explained(guess: pd.Series, y: pd.Series) -> float:
+    """R²: 1 - squared error over the variance of y."""
+    return 1 - ((guess - y) ** 2).mean() / y.var(ddof=0)
+
+
+def tested(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> pd.Series:
+    """The prediction of each family by a law of whose predictors and coefficients the family knows nothing: chosen without it, too.
+
+    Raises ValueError for fewer than four families.
+    """
+    parts = []
+    for each in family.unique():
+        mine, others = family == each, family != each
+        names, _ = chosen(x[others], y[others], family[others], most)
+        parts.append(predicted(x.loc[mine, names], fitted(x.loc[others, names], y[others])))
+    return pd.concat(parts).reindex(y.index)
+
+
 def bootstrapped(x: pd.DataFrame, y: pd.Series, family: pd.Series, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """The coefficients of a law, and their 95 % interval where families are drawn anew, with replacement."""
+    """The coefficients of a law for families drawn anew, with replacement: a row a draw."""
     random, found = np.random.default_rng(seed), []
     for _ in range(draws):
         rows = np.concatenate([np.flatnonzero(family == each) for each in random.choice(family.unique(), family.nunique())])
         found.append(fitted(x.iloc[rows], y.iloc[rows]))
-    low, high = pd.DataFrame(found).quantile([0.025, 0.975]).to_numpy()
-    return pd.DataFrame({"coefficient": fitted(x, y), "low": low, "high": high})
+    return pd.DataFrame(found)
+
+
+def alike(points: pd.DataFrame, bits: float = 0.35) -> pd.DataFrame:
+    """Pairs of clusterings whose I(Z;T) and H(Z|T) differ by less than so many bits, the most unlike in accuracy first: the law's limit."""
+    pairs = []
+    for one, other in itertools.combinations(points.index, 2):
+        a, b = points.loc[one], points.loc[other]
+        if max(abs(a["i_zt"] - b["i_zt"]), abs(a["h_z_given_t"] - b["h_z_given_t"])) < bits:
+            pairs.append((one, other, a["cl_infonce"] - b["cl_infonce"]))
+    table = pd.DataFrame(pairs, columns=["clusters", "other clusters", "points apart"])
+    return table.sort_values("points apart", key=abs, ascending=False, ignore_index=True)
 
 
 def racing(views: Sequence[int], difference: Sequence[float], error: Sequence[float], draws: int = 4000, seed: int = 0) -> tuple[float, ...]:
@@ -118,9 +146,12 @@ def say_racing(estimate: float, low: float, high: float) -> str:
     return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]
 
 
-def draw_zero(ax, plane: pd.DataFrame, color: str, label: str) -> None:
-    """Where the column `value` of a `plane` is zero, as a line over H(Z|T) and I(Z;T), where it is anywhere."""
-    grid = plane.pivot(index="i_zt", columns="h_z_given_t", values="value")
-    if grid.min(axis=None) < 0 < grid.max(axis=None):
-        ax.contour(grid.columns, grid.index, grid, levels=[0], colors=color)
-    ax.plot([], [], color=color, label=label if grid.min(axis=None) < 0 < grid.max(axis=None) else f"{label}: nowhere here")
+def draw_zero(ax, plane: pd.DataFrame, laws: pd.DataFrame, color: str, label: str) -> None:
+    """Where a law is zero on a `plane`, as a line over H(Z|T) and I(Z;T); laws: rows of coefficients, one line each, the first in bold."""
+    x, somewhere = predictors(plane), False
+    for i, (_, law) in enumerate(laws.iterrows()):
+        grid = plane.assign(value=predicted(x, law)).pivot(index="i_zt", columns="h_z_given_t", values="value")
+        if grid.min(axis=None) < 0 < grid.max(axis=None):
+            somewhere |= i == 0
+            ax.contour(grid.columns, grid.index, grid, levels=[0], colors=color, alpha=1 if i == 0 else 0.08)
+    ax.plot([], [], color=color, label=label if somewhere else f"{label}: nowhere here")
