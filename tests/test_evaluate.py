@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,7 +15,7 @@ def blobs(n, spread, seed):
 
 def test_probe_and_neighbours_find_what_is_there():
     (a, t), (b, t_test) = blobs(400, 0.3, 0), blobs(400, 0.3, 1)
-    for predicted in (evaluate.lbfgs_probe(a, t, b), evaluate.knn(a, t, b)):
+    for predicted in (evaluate.lbfgs_probe(a, t, b).argmax(1), evaluate.knn(a, t, b)):
         assert predicted.dtype == torch.int64 and torch.equal(predicted, t_test)
 
 
@@ -25,7 +27,7 @@ def test_accuracy_is_a_percentage():
 def test_chance_where_there_is_nothing():
     (a, _), (b, _) = blobs(2000, 0.3, 0), blobs(2000, 0.3, 1)
     t, t_test = torch.randint(0, 4, (2, 2000), generator=torch.Generator().manual_seed(0))
-    assert evaluate.accuracy(evaluate.lbfgs_probe(a, t, b), t_test) == pytest.approx(25, abs=5)
+    assert evaluate.accuracy(evaluate.lbfgs_probe(a, t, b).argmax(1), t_test) == pytest.approx(25, abs=5)
     assert evaluate.accuracy(evaluate.knn(a, t, b), t_test) == pytest.approx(25, abs=5)
 
 
@@ -47,7 +49,8 @@ def test_lbfgs_reaches_the_minimum():
 def test_an_offset_and_a_scale_of_the_features_do_not_matter():
     (a, t), (b, _) = blobs(300, 1.0, 0), blobs(300, 1.0, 1)
     scale = torch.tensor([1.0, 10, 100, 1000])
-    assert torch.equal(evaluate.lbfgs_probe(a, t, b), evaluate.lbfgs_probe(a * scale + 5, t, b * scale + 5))
+    plain, scaled = evaluate.lbfgs_probe(a, t, b), evaluate.lbfgs_probe(a * scale + 5, t, b * scale + 5)
+    assert torch.equal(plain.argmax(1), scaled.argmax(1))
 
 
 def test_knn_votes_by_weight():
@@ -61,7 +64,7 @@ def test_sgd_probe_learns(cifar10):
     encoder = encoders.build("tiny")
     protocol = evaluate.PROBES["sgd"]._replace(epochs=20)
     learned = evaluate.sgd_probe(encoder, cifar10, cifar10, protocol, seed=0)
-    assert evaluate.accuracy(learned, cifar10.labels.to(learned.device)) > 14
+    assert evaluate.accuracy(learned.argmax(1), cifar10.labels.to(learned.device)) > 14
 
 
 @pytest.mark.parametrize("probe", ["lbfgs", "sgd"])
@@ -70,10 +73,38 @@ def test_the_predicted_classes_are_those_of_the_score(probe, noise, monkeypatch)
     monkeypatch.setitem(evaluate.PROBES, "sgd", evaluate.PROBES["sgd"]._replace(epochs=2))
     encoder = encoders.build("tiny")
     scores, predicted = evaluate.evaluate(encoder, noise, noise, probe, 0)
-    assert list(scores) == ["top1", "knn"] and predicted.shape == (96,) and predicted.device.type == "cpu"
+    assert list(scores) == ["top1", "knn", "top1_1percent", "top1_10percent"] and predicted.shape == (96,) and predicted.device.type == "cpu"
     assert scores["top1"] == evaluate.accuracy(predicted, noise.labels)
     again, same = evaluate.evaluate(encoder, noise, noise, probe, 0)
     assert again == scores and torch.equal(same, predicted)
+
+
+def test_few_labels_are_of_every_class():
+    t = torch.arange(400) % 4
+    for share, each in ((0.01, 1), (0.1, 10), (0.001, 1)):
+        some = evaluate.few(t, share, seed=0)
+        assert t[some].bincount().tolist() == [each] * 4 and len(some.unique()) == 4 * each
+        assert torch.equal(some, evaluate.few(t, share, seed=0)) and not torch.equal(some, evaluate.few(t, share, seed=1))
+
+
+def test_within_a_superclass(noise):
+    """Told the superclass, the probe chooses among its classes only: with one class each, it cannot be wrong."""
+    encoder = encoders.build("tiny")
+    apart = dataclasses.replace(noise, columns={"superclass": noise.labels})
+    together = dataclasses.replace(noise, columns={"superclass": noise.labels // 4})
+    assert evaluate.evaluate(encoder, apart, apart, "lbfgs", 0)[0]["within"] == 100
+    scores = evaluate.evaluate(encoder, together, together, "lbfgs", 0)[0]
+    assert scores["within"] == scores["top1"]
+
+
+def test_superclasses(cifar10):
+    assert evaluate.superclasses(cifar10).tolist() == [0, 0, 1, 1, 1, 1, 1, 1, 0, 0]  # artefacts, living things
+
+
+def test_transfer_is_a_probe_on_other_images(noise):
+    encoder = encoders.build("tiny")
+    scores, _ = evaluate.evaluate(encoder, noise, noise, "lbfgs", 0, elsewhere=(noise, noise))
+    assert scores["transfer"] == scores["top1"]
 
 
 def test_nan_features_are_named(noise):

@@ -177,8 +177,10 @@ def test_the_name_of_a_run_is_its_configuration_and_its_code(monkeypatch):
 
 def test_table_and_summary(on_noise):
     table = runs.table(runs.get_all([Pretraining(seed=seed, **SHORT) for seed in (0, 1)]), "an_experiment")
-    first = "experiment dataset encoder method clusters level k num_clusters seed epochs h_z i_zt h_z_given_t top1 knn seconds"
-    assert list(table) == [*first.split(), "config", "probe", "hardware"]
+    asked = "experiment dataset encoder method clusters level k seed epochs batch_size changed num_clusters h_z i_zt h_z_given_t"
+    measured = "companions top1 knn top1_1percent top1_10percent within transfer seconds config setting probe hardware"
+    assert list(table) == [*asked.split(), *measured.split()] and table["setting"].nunique() == 1
+    table = table.assign(part="main")
     assert table["config"].tolist() == [fingerprint.name(Pretraining(seed=seed, **SHORT)) for seed in (0, 1)]
     summary = claims.summary(table)
     assert len(summary) == 1 and summary["seeds"].item() == 2

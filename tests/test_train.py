@@ -53,12 +53,17 @@ class Killed(Exception):
 
 
 KEEPS_STATE = [
-    ("cl_infonce", "kmeans:k=8"),
-    ("cross_entropy", "kmeans:k=8"),
-    ("moco", None),
-    ("pcl", "kmeans:k=8"),
-    ("dual_head", "kmeans:k=8"),
-    ("byol", None),
+    ("cl_infonce", "kmeans:k=8", {}),
+    ("cl_infonce", "kmeans:k=8", {"kmeans_after": 0.5}),
+    ("cl_infonce", "labels", {"companions": 4, "early": 0.5, "early_size": 16}),
+    ("cross_entropy", "kmeans:k=8", {}),
+    ("cross_entropy_head", "kmeans:k=8", {}),
+    ("moco", None, {}),
+    ("cl_infonce_moco", "kmeans:k=8", {}),
+    ("pcl", "kmeans:k=8", {}),
+    ("dual_head", "kmeans:k=8", {}),
+    ("byol", None, {}),
+    ("simclr+progressive", "kmeans:k=8", {"pseudo_loss": "cross_entropy"}),
 ]
 STEPS = 96 // 32  # of an epoch
 
@@ -95,9 +100,9 @@ def test_killed_at_any_step_and_resumed_is_never_killed(noise, tmp_path):
         assert_same(trained, whole)
 
 
-@pytest.mark.parametrize("method, spec", KEEPS_STATE)
-def test_what_a_method_keeps_outlives_a_kill(method, spec, noise, tmp_path):
-    config = Pretraining(method=method, clusters=spec, epochs=4, batch_size=32, seed=3, queue_size=64)
+@pytest.mark.parametrize("method, spec, own", KEEPS_STATE)
+def test_what_a_method_keeps_outlives_a_kill(method, spec, own, noise, tmp_path):
+    config = Pretraining(method=method, clusters=spec, epochs=4, batch_size=32, seed=3, queue_size=64, **own)
     *trained, seen = resumed(config, noise, tmp_path / "killed.pt", 3 * STEPS + 1)
     assert seen[0] == 3 * STEPS
     assert_same(trained, train.fit(config, noise, tmp_path / "whole.pt"))

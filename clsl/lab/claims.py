@@ -28,7 +28,7 @@ def registered(experiment: str, profile: str) -> dict[str, list[dict[str, Any]]]
     """The comparisons that notebooks/claims.yml names for an experiment at a profile: those of each of its parts. Raises ValueError."""
     named = config.named_values(REGISTER)["comparisons"]
     parts = next((parts for name, parts in named.items() if experiment == name or experiment.startswith(f"{name}_")), {})
-    return {part: [each for each in some if each.get("profile", profile) == profile] for part, some in parts.items()}
+    return {part: [each for each in some if profile in each.get("profile", profile)] for part, some in parts.items()}
 
 
 def check_registered(experiment: str, table: pd.DataFrame) -> None:
@@ -175,8 +175,14 @@ def resampled(arms: Sequence[np.ndarray], statistic: Callable[..., float], draws
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard error over seeds of a tidy table: one row a setting, in the table's order."""
+    """Mean and standard error over seeds of a tidy table: one row a setting, in the table's order.
+
+    Raises ValueError where a seed of a setting comes twice.
+    """
     keys = ["experiment", "part", "setting", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "batch_size", "changed", "probe"]
+    if results.duplicated([*keys, "seed"]).any():
+        twice = results[results.duplicated([*keys, "seed"])].iloc[0]
+        raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
     groups = results.groupby(keys, sort=False, dropna=False)
     measured = ["num_clusters", "h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn", "top1_1percent", "top1_10percent", "within"]
     out = groups[[*measured, "transfer", "seconds"]].mean()

@@ -98,7 +98,7 @@ def _same(path: Path) -> bool:
     torch.set_num_threads(kept["made_by"]["threads"])
     with tempfile.TemporaryDirectory() as scratch, _environment(CLSL_RUNS=scratch, CLSL_RECORDS=""):
         new = runs.get(chosen).record
-    pairs = {name: (kept["result"][name], new["result"][name]) for name in ("top1", "knn", "i_zt", "h_z_given_t")}
+    pairs = {name: (value, new["result"].get(name)) for name, value in kept["result"].items() if name != "seconds"}
     pairs["last loss"] = kept["history"][-1]["loss"], new["history"][-1]["loss"]
     print(path.stem, *(f"{name} {old} {now}" for name, (old, now) in pairs.items()), sep=" · ", flush=True)
     losses = [[row["loss"] for row in each["history"]] for each in (kept, new)]

@@ -170,7 +170,8 @@ def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
     measured = pd.DataFrame([{name: run.result.get(name) for name in _MEASURED} for run in runs])
     made = {"probe": [run.config.probe for run in runs], "hardware": [records.hardware(run.record["made_by"]) for run in runs]}
     rows = pd.concat([asked([run.config for run in runs]), measured], axis=1)
-    return rows[[name for name in rows if name not in ("config", "setting")] + ["config", "setting"]].assign(**made, experiment=experiment)
+    rows.insert(0, "experiment", experiment)
+    return rows[[name for name in rows if name not in ("config", "setting")] + ["config", "setting"]].assign(**made)
 
 
 def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done: None) -> None:
