@@ -151,7 +151,7 @@ def _parsed(name: str, text: str) -> Any:
 _OBJECTIVES = ("simclr", "byol", "w_mse", "barlow_twins")
 _ALLOWED = {
     "seed": (0, 2**31 - 1), "seeds": (0, 2**31 - 1), "devices": (1, 1024), "lengths": (1, 10**6), "noise": (0, 50), "noises": (0, 50),
-    "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "length_seeds": (0, 2**31 - 1), "more_seeds": (0, 2**31 - 1), "ks": (1, 10**4), "other_ks": (1, 10**4),
+    "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "levels_elsewhere": (0, 99), "length_seeds": (0, 2**31 - 1), "more_seeds": (0, 2**31 - 1), "ks": (1, 10**4), "other_ks": (1, 10**4),
     "noise_k": (1, 10**4), "clusters_k": (1, 10**7), "other_clusters_k": (1, 10**7), "shuffled_classes": (0, 10**5),
     "merges": (0, 64), "depths": (0, 64), "shuffled_depth": (0, 64), "refresh": (0, 1), "tau": (1e-3, 1e3), "steps": (1, 10**5),
     "batches": (2, 10**6), "groups": (2, 10**6), "kmeans_after": (0, 1), "draws": (1, 10**5), "rows": (4, 10**6), "dim": (1, 10**5), "ids": (1, 10**6), "step_batch_size": (2, 10**5),
@@ -162,7 +162,7 @@ _ALLOWED = {
 
 
 _FRACTIONS = ("tau", "refresh", "kmeans_after")
-_LISTS = ("studied", "other_clusters", "other_clusters_k", "more_seeds", "tags", "batches", "groups", "other_methods")  # whose default is empty, and tells no type
+_LISTS = ("studied", "other_clusters", "other_clusters_k", "more_seeds", "levels_elsewhere", "tags", "batches", "groups", "other_methods")  # whose default is empty, and tells no type
 
 
 def _check_values(parameters: Mapping[str, Any]) -> None:
