@@ -11,7 +11,7 @@ def results(top1=(50.0, 52.0), **fields):
         row = {"experiment": "03_x", "dataset": "d", "encoder": "tiny", "method": "simclr", "clusters": "instances"}
         row |= {"level": pd.NA, "k": pd.NA, "num_clusters": 9, "seed": seed, "epochs": 2, "h_z": 3.0, "i_zt": 1.0}
         row |= {"h_z_given_t": 2.0, "top1": value, "knn": 40.0, "seconds": 60, "config": f"c{seed}", "probe": "lbfgs"}
-        row |= {"part": "main", "batch_size": 128, "group": pd.NA, "companions": 3.0, "hardware": "cpu"}
+        row |= {"part": "main", "batch_size": 128, "changed": "nothing", "companions": 3.0, "hardware": "cpu"}
         row |= dict.fromkeys(("top1_1percent", "top1_10percent", "within", "transfer"), 30.0)
         row |= fields
         rows.append(row | {"setting": " ".join(str(row[name]) for name in ("method", "clusters", "epochs", "k"))})

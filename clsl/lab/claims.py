@@ -134,9 +134,9 @@ def moderated(variance: pd.Series, freedom: pd.Series) -> tuple[pd.Series, pd.Se
     if known.empty:
         return variance * np.nan, freedom * np.nan
     s2, d = known.clip(lower=1e-5 * known.median()), freedom[freedom > 0]  # two equal numbers know nothing
-    e = np.log(s2) - special.digamma(d / 2) + np.log(d / 2)
-    spread = e.var() - special.polygamma(1, d / 2).mean() if len(e) > 1 else 0.0
-    if spread <= 0:  # no more than chance: all have one variance
+    e = np.log(s2.where(s2 > 0)) - special.digamma(d / 2) + np.log(d / 2)
+    spread = e.var() - special.polygamma(1, d / 2).mean()
+    if not spread > 0:  # no more than chance, or too few: all have one variance
         return (variance * 0).add((s2 * d).sum() / d.sum()), (freedom * np.nan).where(freedom == 0, d.sum())
     d0 = 2 * optimize.brentq(lambda x: special.polygamma(1, x) - spread, 1e-8, 1e8)
     s0 = np.exp(e.mean() + special.digamma(d0 / 2) - np.log(d0 / 2))
