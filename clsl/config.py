@@ -75,8 +75,6 @@ class Pretraining:
     jitter: float = knob(0.4, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
     warmup_crop: float | None = knob(None, above=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.2
     warmup_jitter: float | None = knob(None, low=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.4
-    early: float = knob(0.0, low=0, high=1)  # share of the training in which views have early_size pixels a side
-    early_size: int | None = knob(None, low=8, high=4096)  # fewer pixels teach faster at first; None: image_size throughout
     companions: int | None = knob(None, low=2, high=10**6)  # images of each cluster drawn together into a batch; None: all at random
     blur: float = knob(0.0, low=0, high=1)  # probability of a blurred view; the authors' dual head: 0.5
     queue_size: int = knob(4096, low=1, high=10**9)  # of MoCo and PCL, in projections; the authors' scripts for small data: 16384
@@ -118,8 +116,6 @@ class Pretraining:
         check_name(self.dataset)
         if self.transfer is not None:
             check_name(self.transfer)
-        if bool(self.early) != bool(self.early_size):
-            raise ValueError(f"early and early_size go together, got {self.early} and {self.early_size}")
         if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
             raise ValueError(
                 f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"

@@ -32,7 +32,7 @@ GIVEN = [  # what is given besides, and so not searched: for longer trainings, f
     *(("cl_infonce", TAGS, {"batch_size": n}) for n in (128, 500, 2000)),
     *(("cl_infonce", TAGS, {"companions": n, "batch_size": 128}) for n in (2, 4, 8)),
 ]
-SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out", "early": 0.75, "early_size": 24}
+SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out"}
 SHARE = 5  # trainings are so much shorter than those that the settings are for, which take 12 epochs, or those given
 TRAININGS = 9  # at least, for each method on each task
 START = {"lr": 0.1, "temperature": 0.2, "batch_size": 128}
