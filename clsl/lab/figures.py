@@ -15,7 +15,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from .. import ROOT, printable
-from ..data import Images
+from ..data import Images, kept
 from . import claims, records
 
 # method → its name, colour and marker: Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
@@ -125,10 +125,9 @@ def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
     """Save a figure as <experiment>_<name>.svg and .png; the metadata of each file tell what made it."""
     made_by = f"clsl notebook {experiment}, profile {profile}, commit {records.commit()}"
     for suffix, date in ((".svg", {"Date": None}), (".png", {})):
-        path, content = folder(profile) / f"{experiment}_{name}{suffix}", io.BytesIO()
+        content = io.BytesIO()
         figure.savefig(content, format=suffix[1:], metadata={"Description": made_by} | date)
-        path.with_suffix(".unfinished").write_bytes(content.getvalue())
-        path.with_suffix(".unfinished").replace(path)
+        kept.write(folder(profile) / f"{experiment}_{name}{suffix}", content.getvalue())
 
 
 def record(
@@ -141,9 +140,7 @@ def record(
             others = pd.read_csv(path)
             rows = pd.concat([others[others["experiment"] != experiment], rows])
         rows = finish(rows.sort_values("experiment", kind="stable").reset_index(drop=True))
-        unfinished = path.with_suffix(".unfinished")
-        rows.to_csv(unfinished, index=False, float_format="%.6g")
-        unfinished.replace(path)
+        kept.write(path, rows.to_csv(index=False, float_format="%.6g").encode())
     return rows
 
 
