@@ -56,10 +56,9 @@ def _stop(number: int, frame) -> None:
 # Each imports what it needs: torch takes seconds.
 
 
-def _reproduce(arguments: argparse.Namespace) -> None:
+def _reproduce(a: argparse.Namespace) -> None:
     from .lab import profiles
 
-    a = arguments
     todo = profiles.planned(a.profile, a.notebooks, a.p)  # says at once what is wrong, before torch and papermill are imported
     if a.check is not None and (a.notebooks or a.p or a.fresh or a.dry_run):
         raise ValueError("--check goes with a profile only: ./reproduce.sh cpu --check 3")

@@ -45,21 +45,18 @@ class Experiment:
         `configs` is "main"). Called again, it adds to the table. Raises ValueError where there is nothing to train, or, in the
         reference, less than claims.yml wants to compare; and what runs.get_all raises.
         """
-        parts = {"main": configs, **parts}
+        parts = {name: list(dict.fromkeys(some)) for name, some in {"main": configs, **parts}.items() if some}
         everything = list(dict.fromkeys(config for some in parts.values() for config in some))
         if not everything:
             raise ValueError(f"{self.name} has nothing to train: give at least one seed")
         if self.profile == claims.REFERENCE:
-            claims.check_registered(self.name, pd.concat(runs.asked(some).assign(part=name) for name, some in parts.items() if some))
+            claims.check_registered(self.name, pd.concat(runs.asked(some).assign(part=name) for name, some in parts.items()))
         if path := os.environ.get("CLSL_DRY_RUN"):
             plan.note(Path(path), everything, [config for config in everything if runs.find(config) is None], devices)
             raise DryRun(f"{len(everything)} runs asked for")
         found = dict(zip(everything, runs.get_all(everything, devices)))
-        table = pd.concat(
-            runs.table([found[config] for config in dict.fromkeys(some)], self.name).assign(part=name)
-            for name, some in parts.items()
-            if some
-        )
+        tables = {name: runs.table([found[config] for config in some], self.name) for name, some in parts.items()}
+        table = pd.concat(rows.assign(part=name) for name, rows in tables.items())
         self.results = pd.concat([self.results, table]).drop_duplicates(["config", "part"], ignore_index=True)
         figures.record(self.results, "results", self.profile, self.name)
         self.finished |= {fingerprint.name(config): run for config, run in found.items()}

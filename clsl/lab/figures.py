@@ -146,8 +146,7 @@ def record(
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
     """Mean ± standard error over seeds of a tidy table, in words, a row for each method and its clusters."""
-    summary = claims.summary(results)
-    out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
+    summary, out = _means(results)
     out["how many"] = summary["num_clusters"].round().astype(int).astype(str)
     out["I(Z;T), bits"], out["H(Z|T), bits"] = (summary[name].map("{:.2f}".format) for name in ("i_zt", "h_z_given_t"))
     for name, words in (("epochs", "epochs"), ("batch_size", "batch")):
@@ -163,10 +162,17 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
 
 def worth(results: pd.DataFrame) -> pd.DataFrame:
     """What representations are worth beside the linear probe on all labels: with few labels, within a superclass, elsewhere; in %."""
-    summary = claims.summary(results)
-    out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
-    columns = {"top1": "all labels", "top1_10percent": "10 %", "top1_1percent": "1 %", "within": "within a superclass", "transfer": "elsewhere"}
+    summary, out = _means(results)
+    columns = {"top1": "all labels", "top1_10percent": "10 %", "top1_1percent": "1 %"}
+    columns |= {"within": "within a superclass", "transfer": "elsewhere"}
     return out.assign(**{words: summary[name].map("{:.1f}".format) for name, words in columns.items() if summary[name].notna().any()})
+
+
+def _means(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over seeds, and the first columns of a table in words."""
+    summary = claims.summary(results)
+    names = summary["method"].map(lambda name: NAMES.get(name, name))
+    return summary, pd.DataFrame({"method": names, "clusters Z": summary["clusters"]})
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:

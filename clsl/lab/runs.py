@@ -62,7 +62,7 @@ class Run:
                     path.unlink(missing_ok=True)
                 continue
             encoder = encoders.build(self.config.encoder, self.config.image_size)
-            encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+            encoder.load_state_dict(weights)  # which become float32 again
             return encoder.eval()
         raise OSError(f"of {name} only the record is kept, not the weights: runs.get(config, fresh=True) trains it")
 
@@ -166,9 +166,9 @@ def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
     """The tidy table of some runs, one row a run; accuracy in percent, information in bits, time in seconds."""
     measured = pd.DataFrame([{name: run.result.get(name) for name in _MEASURED} for run in runs])
     made = {"probe": [run.config.probe for run in runs], "hardware": [records.hardware(run.record["made_by"]) for run in runs]}
-    rows = pd.concat([asked([run.config for run in runs]), measured], axis=1)
+    rows, last = asked([run.config for run in runs]), ["config", "setting"]
     rows.insert(0, "experiment", experiment)
-    return rows[[name for name in rows if name not in ("config", "setting")] + ["config", "setting"]].assign(**made)
+    return pd.concat([rows.drop(columns=last), measured, rows[last]], axis=1).assign(**made)
 
 
 def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done: None) -> None:
