@@ -74,7 +74,7 @@ def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> tuple[list[str],
         raise ValueError(f"a law needs at least three families of clusters, got {', '.join(family.unique())}")
     candidates = [list(names) for n in (1, 2, 3) for names in itertools.combinations(x.columns, n)]
     scores = [explained(left_out(x[names], y, family), y) for names in candidates]
-    best = next(i for i, r2 in enumerate(scores) if r2 > max(scores) - 1e-9)
+    best = next((i for i, r2 in enumerate(scores) if r2 > max(scores) - 1e-9), 0)
     return candidates[best], scores[best]
 
 
