@@ -39,18 +39,13 @@ def main() -> None:
     arguments = parser.parse_args()
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
-            signal.signal(kind, _stop)
+            signal.signal(kind, signal.default_int_handler)  # leave as if interrupted: what is temporary is cleared away
     try:
         arguments.run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
     except KeyboardInterrupt:
         sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
-
-
-def _stop(number: int, frame) -> None:
-    """Leave as if interrupted, so that what is temporary is cleared away."""
-    raise KeyboardInterrupt
 
 
 # Each imports what it needs: torch takes seconds.

@@ -118,17 +118,18 @@ def _parts(root: Path) -> dict[str, Path]:
         found[path.name.casefold()] = path
     listed = _table_of(root)
     parts = {part: [found.pop(name) for name in names if name in found] for part, names in _SPLITS.items()}
-    if listed or not any(parts.values()) or found and not all(parts.values()):  # train/ beside bus/ is a class
-        if listed and all(parts.values()):
-            raise OSError(f"{listed} lies beside {parts['train'][0].name}/ and {parts['test'][0].name}/: put a table into each of the two")
-        return {}
+    both = " and ".join(f"{paths[0].name}/" for paths in parts.values() if paths)
+    if listed and all(parts.values()):
+        raise OSError(f"{listed} lies beside {both}: put a table into each of the two")
+    if listed or not any(parts.values()) or found and not all(parts.values()):
+        return {}  # train/ beside bus/ is a class
     for part, others in (("train", "train/"), ("test", "test/ or val/")):
         if not parts[part]:
             raise OSError(f"{root} lacks {others}: add it, or put the classes into {root} itself, and a fifth of the images is drawn")
     beside = [f"{path.name}/" for path in (*found.values(), *parts["train"][1:], *parts["test"][1:])]
     beside += [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SUFFIXES]
     if beside:
-        raise OSError(f"{root} has {beside[0]} beside {parts['train'][0].name}/ and {parts['test'][0].name}/: move it away")
+        raise OSError(f"{root} has {beside[0]} beside {both}: move it away")
     return {part: paths[0] for part, paths in parts.items()}
 
 

@@ -18,6 +18,8 @@ CLAIMS = {
     "A4": "the larger I(Z;T) and the smaller H(Z|T), the better the representation (A0)",
     "B1": "pseudo-labels, refreshed and ever stronger, improve each of four self-supervised objectives (B)",
 }
+# What is measured of a run, in the order of the tidy table.
+MEASURED = "num_clusters h_z i_zt h_z_given_t companions top1 knn top1_1percent top1_10percent within transfer seconds".split()
 REFERENCE = "cpu"  # the profile whose results are committed, and that the register is about
 REGISTER = ROOT / "notebooks" / "claims.yml"
 
@@ -178,13 +180,12 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
     Raises ValueError where a seed of a setting comes twice.
     """
-    keys = ["experiment", "part", "setting", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "batch_size", "changed", "probe"]
+    keys = "experiment part setting dataset encoder method clusters level k epochs batch_size changed probe".split()
     if results.duplicated([*keys, "seed"]).any():
         twice = results[results.duplicated([*keys, "seed"])].iloc[0]
         raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
     groups = results.groupby(keys, sort=False, dropna=False)
-    measured = ["num_clusters", "h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn", "top1_1percent", "top1_10percent", "within"]
-    out = groups[[*measured, "transfer", "seconds"]].mean()
+    out = groups[MEASURED].mean()
     for name in ("top1", "knn"):
         out.insert(out.columns.get_loc(name) + 1, f"{name}_se", groups[name].sem())
     out.insert(0, "seeds", groups.size())

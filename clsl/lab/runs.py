@@ -23,7 +23,7 @@ from .. import ROOT, Diverged, clusters, data, device, encoders, evaluate, train
 from ..config import Pretraining
 from ..data import kept
 from ..methods import METHODS
-from . import fingerprint, records
+from . import claims, fingerprint, records
 from .progress import Progress
 
 
@@ -159,12 +159,9 @@ def asked(configs: Sequence[Pretraining]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
 
 
-_MEASURED = "num_clusters h_z i_zt h_z_given_t companions top1 knn top1_1percent top1_10percent within transfer seconds".split()
-
-
 def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
     """The tidy table of some runs, one row a run; accuracy in percent, information in bits, time in seconds."""
-    measured = pd.DataFrame([{name: run.result.get(name) for name in _MEASURED} for run in runs])
+    measured = pd.DataFrame([{name: run.result.get(name) for name in claims.MEASURED} for run in runs])
     made = {"probe": [run.config.probe for run in runs], "hardware": [records.hardware(run.record["made_by"]) for run in runs]}
     rows, last = asked([run.config for run in runs]), ["config", "setting"]
     rows.insert(0, "experiment", experiment)

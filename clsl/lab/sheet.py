@@ -81,7 +81,7 @@ def draw(images: data.Images, z: torch.Tensor, name: str, spec: str) -> Path:
 def _name(images: data.Images, z: torch.Tensor, k: int, spec: str) -> str:
     """What the images of a cluster are: their synset at the level of WordNet, or else their first two classes."""
     classes = images.labels[z == k].unique().tolist()
-    kind, options = clusters.options(spec) if ":" in spec and not spec.startswith("column:") else (spec, {})
-    if kind == "wordnet":
-        return wordnet.Hierarchy(images.synsets).at(options["level"])[classes[0]].name().split(".")[0].replace("_", " ")
+    if spec.startswith("wordnet:"):
+        level = clusters.options(spec)[1]["level"]
+        return Hierarchy(images.synsets).at(level)[classes[0]].name().split(".")[0].replace("_", " ")
     return ", ".join(images.class_names[t] for t in classes[:2]) + (" …" if len(classes) > 2 else "")
