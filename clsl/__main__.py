@@ -39,7 +39,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
-            signal.signal(kind, _stop)
+            signal.signal(kind, signal.default_int_handler)  # leave as if interrupted: what is temporary is cleared away
     try:
         arguments.run(arguments)
     except (ValueError, OSError, RuntimeError) as error:
@@ -48,18 +48,12 @@ def main() -> None:
         sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
 
 
-def _stop(number: int, frame) -> None:
-    """Leave as if interrupted, so that what is temporary is cleared away."""
-    raise KeyboardInterrupt
-
-
 # Each imports what it needs: torch takes seconds.
 
 
-def _reproduce(arguments: argparse.Namespace) -> None:
+def _reproduce(a: argparse.Namespace) -> None:
     from .lab import profiles
 
-    a = arguments
     todo = profiles.planned(a.profile, a.notebooks, a.p)  # says at once what is wrong, before torch and papermill are imported
     if a.check is not None and (a.notebooks or a.p or a.fresh or a.dry_run):
         raise ValueError("--check goes with a profile only: ./reproduce.sh cpu --check 3")

@@ -66,8 +66,8 @@ def verdict_lines(rows: pd.DataFrame) -> list[str]:
 
 def beside_lines(rows: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
     """Each difference beside the reference's, claim by claim; then how many have the reference's sign, where that is sure."""
-    both = claims.beside(rows, reference)
-    lines = []
+    columns = ["claim", "comparison", "experiment", "verdict", "difference", "standard_error"]
+    both, lines = rows.merge(reference[columns], on=columns[:3], suffixes=("", "_reference")), []
     for claim, mine in both.groupby("claim"):
         lines.append(f"{claim}: {claims.CLAIMS[claim]}")
         for row in mine.itertuples():

@@ -10,6 +10,7 @@ import pandas as pd
 
 from .. import ROOT, Diverged, config, methods
 from ..config import Pretraining
+from ..data import kept
 from . import runs
 
 RIVALS = ("cl_infonce", "cross_entropy")
@@ -62,9 +63,7 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
             pd.concat(tables.values()).to_csv(path, index=False, float_format="%.6g")
             config.SEARCHED[:] = best(pd.read_csv(path, keep_default_na=False))  # which what is given begins with
     lines = ",\n".join(" " + json.dumps(row) for row in config.SEARCHED)
-    searched = Path(config.__file__).with_name("searched.json")
-    searched.with_suffix(".unfinished").write_text(f"[\n{lines}\n]\n")
-    searched.with_suffix(".unfinished").replace(searched)
+    kept.write(Path(config.__file__).with_name("searched.json"), f"[\n{lines}\n]\n".encode())
     return pd.concat(tables.values())
 
 
