@@ -52,6 +52,10 @@ def test_every_notebook_runs(smoke):
         executed = nbformat.read(folder / notebook.name, as_version=4)
         assert all(c.execution_count for c in executed.cells if c.cell_type == "code"), notebook.name
         assert re.search(rf"\] {notebook.stem} · \d+:\d\d min", printed)
+        outputs = [output for cell in executed.cells for output in cell.get("outputs", [])]
+        assert not [output for output in outputs if output.get("name") == "stderr"], f"{notebook.name} warns"
+        tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+        assert all(table.partition("</thead>")[0].count("<th>") <= 14 for table in tables), f"{notebook.name} shows a table too wide to read"
 
 
 def test_the_results_of_03(smoke):
