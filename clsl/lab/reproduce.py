@@ -128,7 +128,7 @@ def _dry_run(todo: Sequence[Planned], profile: str) -> None:
         notes = Path(scratch) / "plan"
         notes.touch()
         with patch.dict(os.environ, CLSL_FIGURES=scratch, CLSL_DRY_RUN=str(notes)), _kernel() as kernel:
-            for each in (each for each in todo if "training" in each.parameters):
+            for each in (each for each in todo if "here.train(" in each.notebook.read_text(encoding="utf-8")):
                 print(f"planning {each.experiment} …", file=sys.stderr, flush=True)
                 try:
                     _papermill(each, profile, kernel)
