@@ -36,6 +36,11 @@ def main() -> None:
     command.add_argument("methods", nargs="*", help="all if none is named")
     command.set_defaults(run=_search)
 
+    command = commands.add_parser("check", help="check the solution of an assignment of docs/teaching.md")
+    command.add_argument("number", type=int, help="1, 2 or 3")
+    command.add_argument("solution", type=Path, help="a Python file")
+    command.set_defaults(run=_check)
+
     arguments = parser.parse_args()
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
@@ -100,6 +105,12 @@ def _search(arguments: argparse.Namespace) -> None:
     from .lab import search
 
     print(search.search(arguments.methods).to_string(index=False))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from .lab import assignments
+
+    print(assignments.check(arguments.number, arguments.solution))
 
 
 if __name__ == "__main__":
