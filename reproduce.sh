@@ -4,7 +4,7 @@
 #   --fresh     train everything anew, whatever was trained or committed before
 #   --check N   train N committed records, drawn at random, anew, and compare: ./reproduce.sh cpu --check 3
 # ./reproduce.sh test runs the tests; ./reproduce.sh lab opens working copies of the notebooks in Jupyter;
-# ./reproduce.sh slides [PROFILE] makes slides of executed notebooks; ./reproduce.sh install only installs.
+# ./reproduce.sh install only installs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -57,15 +57,13 @@ export MALLOC_MMAP_THRESHOLD_=${MALLOC_MMAP_THRESHOLD_:-33554432} \
 
 case "${1:-quick}" in
     install) ;;
-    slides) # of the executed notebooks, reveal.js beside them: figures/<profile>/*.slides.html
-        shift
-        exec "$python" -m clsl slides "$@" ;;
     test) shift; exec "$python" -m pytest "$@" ;;
     lab) # Jupyter saves by itself: it gets copies in exploring/, so that exploring changes no experiment
         shift
         mkdir -p exploring
         cp -n notebooks/*.ipynb exploring/
         echo "reproduce.sh: these are your own copies, in exploring/; delete one to begin it again"
+        echo "reproduce.sh: the kernel of each open notebook holds 1 to 2 GB; shut down those that you no longer need"
         exec "$python" -m jupyterlab --notebook-dir . "$@" exploring/00_overview.ipynb ;;
     *) exec "$python" -m clsl reproduce "$@" ;;
 esac
