@@ -41,9 +41,9 @@ for _method in ("simclr", "byol", "w_mse", "barlow_twins", "cl_infonce"):
 NAMES, COLOURS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(2))
 
 
-def style() -> None:
-    """The look of every figure: small, plain, legible in print and on a screen."""
-    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
+def style(context: str = "notebook") -> None:
+    """The look of every figure: small, plain, legible in print and on a screen; with context "talk" from the last row of a lecture room."""
+    sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
     plt.rcParams.update(
         {
             "figure.figsize": (6, 3.7),
