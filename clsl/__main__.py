@@ -1,4 +1,4 @@
-"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search"""
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · check N FILE"""
 
 import argparse
 import json
@@ -10,6 +10,19 @@ from . import printable
 
 
 def main() -> None:
+    arguments = _parser().parse_args()
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
+            signal.signal(kind, _stop)
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
+    except KeyboardInterrupt:
+        sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m clsl", description="The companion to the Cl-InfoNCE papers.")
     commands = parser.add_subparsers(required=True)
 
@@ -36,16 +49,11 @@ def main() -> None:
     command.add_argument("methods", nargs="*", help="all if none is named")
     command.set_defaults(run=_search)
 
-    arguments = parser.parse_args()
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
-            signal.signal(kind, _stop)
-    try:
-        arguments.run(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
-    except KeyboardInterrupt:
-        sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
+    command = commands.add_parser("check", help="check the solution of an assignment of docs/teaching.md")
+    command.add_argument("number", type=int, help="1, 2 or 3")
+    command.add_argument("solution", type=Path, help="a Python file")
+    command.set_defaults(run=_check)
+    return parser
 
 
 def _stop(number: int, frame) -> None:
@@ -100,6 +108,12 @@ def _search(arguments: argparse.Namespace) -> None:
     from .lab import search
 
     print(search.search(arguments.methods).to_string(index=False))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from .lab import assignments
+
+    print(assignments.check(arguments.number, arguments.solution))
 
 
 if __name__ == "__main__":
