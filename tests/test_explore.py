@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clsl import wordnet
-from clsl.lab import explore
+from clsl.lab import explore, figures
 from clsl.losses import cl_infonce
 
 
@@ -93,3 +93,10 @@ def test_a_level_says_what_it_knows_and_what_was_measured(noise):
     other, said = explore.level(noise, results)(4)
     assert "no training of this profile is at this level" in said and said != lines
     plt.close(figure), plt.close(other)
+
+
+def test_for_a_lecture_room_letters_are_larger():
+    figures.style("talk")
+    large = plt.rcParams["axes.labelsize"]
+    figures.style()
+    assert large > 1.3 * plt.rcParams["axes.labelsize"]
