@@ -38,7 +38,7 @@ SHARE = 2  # trainings are half as long as those that the settings are for, whic
 TRAININGS = 9  # at least, for each method on each task
 START = {"lr": 0.1, "temperature": 0.2, "batch_size": 128}
 COLD = ("cross_entropy", "cross_entropy_head", "attribute_prediction", "byol", "w_mse", "barlow_twins")  # without a temperature
-LIMITS = {"lr": (1e-3, 10.0), "temperature": (0.025, 1.6), "batch_size": (8, 1024)}
+LIMITS = {"lr": (1e-3, 10.0), "temperature": (0.025, 12.8), "batch_size": (8, 1024)}
 
 
 def search(names: Sequence[str] = ()) -> pd.DataFrame:
