@@ -101,3 +101,55 @@ def test_for_a_lecture_room_letters_are_larger():
     large = plt.rcParams["axes.labelsize"]
     figures.style()
     assert large > 1.3 * plt.rcParams["axes.labelsize"]
+
+
+def test_neighbours_are_the_nearest_and_not_the_image_itself(noise):
+    t = noise.labels
+    right, wrong = torch.eye(4)[t], torch.eye(4)[torch.arange(len(t)) % 2]
+    right[0] *= -1  # the opposite of its class: no neighbour of its own is near
+    figure, said = explore.neighbours({"right": right, "wrong": wrong}, noise, n=5)(1)
+    assert said.splitlines()[0] == f"{noise.class_names[t[1]]}; neighbours of the same class:"
+    assert said.splitlines()[1] == "5 of 5  right" and len(figure.axes) == 2 * 6
+    _, alone = explore.neighbours({"right": right}, noise, n=5)(0)
+    assert alone.endswith("0 of 5  right")
+    plt.close("all")
+
+
+def test_maps_keep_groups_apart(noise):
+    z = torch.arange(len(noise)) % 2
+    far = torch.randn(len(noise), 8, generator=torch.Generator().manual_seed(0)) + 20 * torch.eye(8)[z]
+    figure = explore.maps({"one": far, "other": far}, {"clusters": z, "classes": noise.labels})
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["one", "other"] and len(figure.axes) == 4
+    everything, *groups = figure.axes[0].collections
+    assert len(everything.get_offsets()) == len(noise) and len(groups) == 2
+    centres = [np.mean(group.get_offsets(), axis=0) for group in groups]
+    spread = max(np.std(group.get_offsets(), axis=0).max() for group in groups)
+    assert np.linalg.norm(centres[0] - centres[1]) > 2 * spread
+    plt.close(figure)
+
+
+def test_alignment_and_uniformity_of_known_networks(noise):
+    one_place = explore.shape(lambda views: torch.ones(len(views), 2), noise)
+    assert one_place == pytest.approx({"alignment": 0, "uniformity": 0}, abs=1e-6)
+
+    def two_places(views):  # the first views in turn here and there, the second ones at the other place
+        n = len(views) // 2
+        side = torch.arange(n) % 2
+        return torch.eye(2)[torch.cat([side, 1 - side])]
+
+    n = len(noise)
+    apart = (n / 2) ** 2 / (n * (n - 1) / 2)  # share of pairs at two places, whose squared distance is 2
+    expected = {"alignment": 2.0, "uniformity": np.log(1 - apart + apart * np.exp(-4))}
+    assert explore.shape(two_places, noise) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_clustering_of_the_map_says_what_was_measured_and_foretold(noise):
+    points = pd.DataFrame(
+        {"i_zt": [2.0, 1.0], "h_z_given_t": [0.0, 0.5], "cl_infonce": [40.0, 30.0], "cross_entropy": [np.nan, 31.0]},
+        index=["labels", "attributes:k=2"],
+    )
+    draw = explore.clustering(noise, points, pd.Series({"attributes:k=2": 29.0}))
+    _, said = draw("attributes:k=2")
+    assert said.startswith("attributes:k=2: measured Cl-InfoNCE 30.0 %, cross-entropy 31.0 %; foretold") and said.endswith("29.0 %")
+    assert draw("labels")[1] == "labels: measured Cl-InfoNCE 40.0 %"
+    plt.close("all")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from torch import nn
 
 from .. import clusters, data, information
 from ..config import Pretraining
@@ -73,6 +74,11 @@ class Experiment:
             weights = self.finished[name].path.with_name("encoder.safetensors")
             if weights.exists():
                 runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{name}.safetensors")
+
+    def networks(self, results: pd.DataFrame) -> dict[str, nn.Module]:
+        """The trained encoders of some rows of the table, by their method and clusters in words. Raises OSError without the weights."""
+        rows = zip(results["method"], results["clusters"].replace(["instances", "labels"], ""), results["config"])
+        return {f"{figures.NAMES[method]} {spec}".strip(): self.finished[name].encoder() for method, spec, name in rows}
 
     def save(self, figure: Figure, name: str) -> None:
         """Save a figure as <experiment>_<name>.svg and .png, which know what made them."""

@@ -1,4 +1,4 @@
-"""Pictures to play with: controls above a picture in JupyterLab, the still picture wherever nothing runs."""
+"""Pictures to play with, controls above and a still picture wherever nothing runs; and pictures of what networks learned."""
 
 import base64
 import html
@@ -12,10 +12,13 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
+import torch.nn.functional as F
 from IPython.display import display
 from matplotlib.figure import Figure
+from torch import nn
 
-from .. import clusters, information
+from .. import augment, clusters, information
 from ..data import Images
 from ..wordnet import Hierarchy
 from . import figures
@@ -126,3 +129,82 @@ def level(images: Images, results: pd.DataFrame) -> Callable[[int], Drawn]:
         return figures.sheet(images, z, titles), "\n".join([*lines, "", hierarchy.show(level)])
 
     return draw
+
+
+def clustering(images: Images, points: pd.DataFrame, guess: pd.Series) -> Callable[[str], Drawn]:
+    """For a clustering of the map (`law.points`): its place, images of its largest clusters, what was measured, and what the law foretold."""
+
+    def draw(clustering: str) -> Drawn:
+        z, mine = clusters.make(clustering, images), points.loc[clustering]
+        figure, (ax, sheet) = plt.subplots(1, 2, figsize=(9.5, 3.6), width_ratios=[1, 1.4])
+        ax.scatter(points["h_z_given_t"], points["i_zt"], 40, points["cl_infonce"], cmap="viridis")
+        ax.scatter(mine["h_z_given_t"], mine["i_zt"], 220, facecolor="none", edgecolor="red", lw=2)
+        ax.set(xlabel="H(Z|T) (bits)", ylabel="I(Z;T) (bits)")
+        largest = z.bincount().argsort(descending=True)[:6].tolist()
+        rows = [images.subset((z == k).nonzero()[:10, 0]).images for k in largest]
+        side = images.images.shape[1]
+        for i, row in enumerate(rows):
+            place = (0, len(row) * side, (len(rows) - i - 1) * side, (len(rows) - i) * side)
+            sheet.imshow(row.transpose(1, 0, 2, 3).reshape(side, -1, 3), extent=place, interpolation="nearest")
+        sheet.set(xlim=(0, 10 * side), ylim=(0, len(rows) * side), title="a row for each of the largest clusters")
+        sheet.axis("off")
+        measured = "".join(f", {figures.NAMES[m]} {mine[m]:.1f} %" for m in ("cl_infonce", "cross_entropy") if mine.get(m, math.nan) > 0)
+        foretold = f"; foretold for Cl-InfoNCE by the law of the other families: {guess[clustering]:.1f} %" if clustering in guess else ""
+        return figure, f"{clustering}: measured{measured[1:]}{foretold}"
+
+    return draw
+
+
+def neighbours(features: Mapping[str, torch.Tensor], images: Images, n: int = 8) -> Callable[[int], Drawn]:
+    """For an image, by its number: its nearest among the others, by cosine, in each representation, name → features [N, D]."""
+    units = {name: F.normalize(each, dim=1) for name, each in features.items()}
+
+    def draw(image: int) -> Drawn:
+        t, found = images.labels, {}
+        figure, axes = plt.subplots(len(units), n + 1, figsize=(0.75 * n + 3, 0.75 * len(units)), squeeze=False)
+        for row, (name, unit) in zip(axes, units.items()):
+            near = (unit @ unit[image]).index_fill(0, torch.tensor([image]), math.inf).topk(n + 1).indices.tolist()
+            found[name] = sum(int(t[i] == t[image]) for i in near[1:])
+            for ax, i in zip(row, near):
+                ax.imshow(images.images[i], interpolation="nearest")
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set(visible=i != image, lw=3, color="#009e73" if t[i] == t[image] else "#d55e00")
+            row[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        counts = "\n".join(f"{k} of {n}  {name}" for name, k in found.items())
+        return figure, f"{images.class_names[t[image]]}; neighbours of the same class:\n{counts}"
+
+    return draw
+
+
+def maps(features: Mapping[str, torch.Tensor], ids: Mapping[str, torch.Tensor], colours: int = 10) -> Figure:
+    """Representations in two dimensions by t-SNE (van der Maaten and Hinton 2008): a column each, and a row for each kind of ids [N].
+
+    The ids with the most images have a colour, the others are grey.
+    """
+    from sklearn.manifold import TSNE  # takes seconds, and only this picture needs it
+
+    figure, axes = plt.subplots(len(ids), len(features), figsize=(3 * len(features), 2.8 * len(ids)), squeeze=False)
+    for (name, each), column in zip(features.items(), axes.T):
+        x, y = TSNE(init="pca", random_state=0, metric="cosine").fit_transform(each.numpy()).T
+        column[0].set_title(name)
+        for ax, (kind, z) in zip(column, ids.items()):
+            largest = z.bincount().argsort(descending=True, stable=True)[:colours]
+            ax.scatter(x, y, 4, "0.85", lw=0)
+            for k in largest[z.bincount()[largest] > 0]:
+                ax.scatter(x[z == k], y[z == k], 8, lw=0)
+            ax.set(xticks=[], yticks=[], ylabel=kind if ax in axes[:, 0] else "")
+    return figure
+
+
+def shape(network: nn.Module, images: Images, seed: int = 0) -> dict[str, float]:
+    """Alignment and uniformity (Wang and Isola 2020, section 4.1: α = 2, t = 2) of a network's features of two views of each image.
+
+    alignment: the mean squared distance between the two views of an image, 0 at best; uniformity: the logarithm of the mean of
+    exp(-2 d²) over pairs of images, the smaller the more evenly the images lie on the sphere.
+    """
+    pixels = torch.from_numpy(images.images).permute(0, 3, 1, 2)
+    views = augment.two_views(pixels, images.mean, images.std, torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        u, v = F.normalize(network(views).float(), dim=1).chunk(2)
+    apart = torch.pdist(u).square()
+    return {"alignment": (u - v).square().sum(1).mean().item(), "uniformity": apart.mul(-2).exp().mean().log().item()}
