@@ -99,7 +99,7 @@ def test_the_finding_is_made_of_the_claims():
     said = report.finding(pd.DataFrame(rows, columns=["claim", "comparison", "difference", "verdict"]))
     assert said.startswith("Against SimCLR, Cl-InfoNCE with auxiliary information gains +3.0 points (mean of 2 comparisons, +2.0 to +4.0)")
     assert "clusters +1.2 points (mean of 2 comparisons, -2.5 to +5.0)" in said and "information +1.5 points" in said
-    assert said.endswith("By the rule written down before the trainings: A1 holds, A2 depends.")
+    assert said.endswith("By the rule written down before the trainings: A1 holds, A2 depends. Not tried in these trainings: A3, A4, B1.")
 
 
 def test_what_made_the_results():

@@ -92,7 +92,9 @@ def finding(rows: pd.DataFrame) -> str:
         if len(d):
             parts.append(f"{said} {d.mean():+.1f} points (mean of {len(d)} comparisons, {d.min():+.1f} to {d.max():+.1f})")
     answers = [f"{claim} {claims.answer(mine)}" for claim, mine in rows.groupby("claim")]
-    return f"{'; '.join(parts)}. By the rule written down before the trainings: {', '.join(answers)}."
+    untried = [claim for claim in claims.CLAIMS if claim not in set(rows["claim"])]
+    rest = f" Not tried in these trainings: {', '.join(untried)}." if untried else ""
+    return f"{'; '.join(parts)}. By the rule written down before the trainings: {', '.join(answers)}.{rest}"
 
 
 def made_by(profile: str) -> dict[str, dict]:
