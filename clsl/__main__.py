@@ -36,6 +36,13 @@ def main() -> None:
     command.add_argument("methods", nargs="*", help="all if none is named")
     command.set_defaults(run=_search)
 
+    command = commands.add_parser("advise", help="say which clusters of your images are worth training with, from few labels")
+    command.add_argument("dataset", help="for example folder:/my/photographs")
+    command.add_argument("--labels", metavar="COLUMN", help="what the network is for, if not the label: a column, gaps are unknown")
+    command.add_argument("--labelled", type=int, metavar="N", help="use only N labels, drawn at random")
+    command.add_argument("--train", type=float, metavar="MINUTES", help="train the advised clusters and SimCLR, to see")
+    command.set_defaults(run=_advise)
+
     arguments = parser.parse_args()
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
@@ -100,6 +107,13 @@ def _search(arguments: argparse.Namespace) -> None:
     from .lab import search
 
     print(search.search(arguments.methods).to_string(index=False))
+
+
+def _advise(arguments: argparse.Namespace) -> None:
+    from .lab import advise
+
+    a = arguments
+    print(printable(advise.advise(a.dataset, a.labels, a.labelled, a.train)))
 
 
 if __name__ == "__main__":

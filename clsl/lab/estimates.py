@@ -68,6 +68,19 @@ def estimated(z: ArrayLike, t: ArrayLike, draws: int = 80, level: float = 0.9, s
     return Bits(h_z, Estimate(h_z - h.value, h_z - h.high, h_z - h.low), h)
 
 
+def class_entropy(t: ArrayLike) -> float:
+    """H(T) in bits of all N images from those that have a label; t: integers [N], negative where unknown.
+
+    The plug-in estimate and Miller and Madow's correction (Miller, 1955), (C - 1) / 2M nats for C classes in M labels, times
+    the share of images without a label; at most log2 C. Raises ValueError where there is no label.
+    """
+    t = np.asarray(t)
+    labelled = t[t >= 0]
+    classes, m = len(np.unique(labelled)), len(labelled)
+    h = information.entropy(labelled)
+    return float(min(h + (1 - m / len(t)) * (classes - 1) / (2 * m * np.log(2)), max(h, np.log2(classes))))
+
+
 def _checked(z: ArrayLike, t: ArrayLike, draws: int, level: float) -> tuple[np.ndarray, np.ndarray]:
     """Clusters as ids 0 … K-1, and labels as ids 0 … C-1 or -1."""
     information.mutual_information(z, t)  # refuses what are no ids, and different lengths
@@ -106,7 +119,7 @@ def _posterior_mean(z: np.ndarray, t: np.ndarray, sizes: np.ndarray) -> tuple[fl
 
 
 def _likelihood(rows: np.ndarray, prior: np.ndarray, count: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """log p(a class's counts | concentration), [C, J]; rows: the class of each pair [P]; prior [P, J]; count [P, 1]; m: labels [C]."""
+    """log p(counts of a class | b), [C, J]; rows: classes of the pairs [P]; prior [P, J]; count [P, 1]; m: labels [C]."""
     b = _CONCENTRATIONS
     out = gammaln(b) - gammaln(m[:, None] + b)
     np.add.at(out, rows, gammaln(count + prior) - gammaln(prior))
@@ -146,7 +159,7 @@ def _filled_in(z: np.ndarray, t: np.ndarray, belief: np.ndarray, random: np.rand
 
 
 def _shares(m: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The classes' shares of the images, drawn from what m labels a class tell, [C]; how alike the shares are is fitted, too."""
+    """The classes' shares of the images, drawn from what m labels a class tell, [C]; how alike the shares are is fitted."""
     even = np.full((len(m), 1), 1 / len(m)) * _CONCENTRATIONS
     likelihood = _likelihood(np.zeros(len(m), int), even, m[:, None], m.sum(keepdims=True))
     b = random.choice(_CONCENTRATIONS, p=softmax(likelihood[0]))

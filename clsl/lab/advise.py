@@ -1,0 +1,243 @@
+"""Which of the clusters that one's images could have is worth training with: said before anything is trained.
+
+Every candidate is judged by what a few labels tell of I(Z;T) and H(Z|T) (estimates.py), and by the law of the map (law.py),
+which is fitted to the trainings of the committed reference.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from .. import clusters, data, wordnet
+from ..config import Pretraining
+from . import estimates, figures, law, plan, runs
+
+METHODS = ("cl_infonce", "cross_entropy")
+_DRAWS = 200  # of the law, the information and the error, for the interval of a gain
+
+
+class Law(NamedTuple):
+    """What a method gains over SimCLR, in percentage points, from what clusters know."""
+
+    method: str
+    fitted: pd.Series  # coefficients, as law.fitted has them
+    drawn: pd.DataFrame  # coefficients by bootstrap, a row a draw
+    errors: np.ndarray  # on families left out
+    training: dict[str, Any]  # encoder and epochs of the trainings that the law was fitted to
+
+
+def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """Every clustering of these images that clusters.make has a name for: name → z [N]; of equal ones the first.
+
+    Columns, but for those to leave_out; tags at each level of WordNet that changes something; the k attributes of highest
+    entropy for k = 1, 2, 4, …; with of_classes also the levels above the classes, which take every image's label. Not those
+    that put all images together, or each alone. Pairs of columns have no name: write them into a column of their own.
+    """
+    names = [f"column:{name}" for name in images.columns or () if name not in leave_out]
+    if images.tags is not None:
+        names += [f"tags:level={level}" for level in wordnet.Hierarchy(clusters.tag_synsets(images)[0]).levels()]
+    if images.attributes is not None:
+        useful = int((images.attributes.any(0) & ~images.attributes.all(0)).sum())
+        names += [f"attributes:k={2**i}" for i in range(useful.bit_length())]
+    if of_classes and images.synsets is not None:
+        names += [f"wordnet:level={level}" for level in wordnet.Hierarchy(images.synsets).levels()]
+    found, seen = {}, set()
+    for name in names:
+        z = clusters.make(name, images)
+        same = np.unique(z, return_index=True)[1][z].tobytes()  # each image's first companion, whatever the ids
+        if 1 < len(z.unique()) < len(images) and same not in seen:
+            seen.add(same)
+            found[name] = z
+    return found
+
+
+def labels(images: data.Images, column: str | None = None, labelled: int | None = None) -> np.ndarray:
+    """The labels of the images, int64 [N], -1 where unknown: their own, or a column's, of which gaps are unknown.
+
+    labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or where so many are
+    not known.
+    """
+    if column is not None and column not in (images.columns or {}):
+        there = ", ".join(images.columns or {}) or "none"
+        raise ValueError(f"no column {column!r} of three or more words to take labels from: these images have {there}")
+    t = (images.labels if column is None else images.columns[column]).numpy().copy()
+    known = np.flatnonzero(t >= 0)
+    if labelled is not None:
+        if not 2 <= labelled <= len(known):
+            raise ValueError(f"labelled must be between 2 and the {len(known)} images that have a label, got {labelled}")
+        t[np.random.default_rng(0).permutation(known)[labelled:]] = -1
+    return t
+
+
+def laws(results: pd.DataFrame) -> dict[str, Law]:
+    """For each method the law of its gain over SimCLR in percentage points, fitted to a results.csv as notebook 07 reads it.
+
+    The predictors are those that predict families left out best. Without SimCLR, or with fewer than four families of clusters
+    that a method was trained on, there is no law.
+    """
+    if "companions" not in results or "07_information" not in set(results["experiment"]):
+        return {}
+    asked = ["dataset", "encoder", "epochs", "part"]
+    table = results.merge(results.query("experiment == '07_information'")[asked].drop_duplicates())
+    simclr = table.query("clusters == 'instances' and method == 'simclr'")
+    if simclr.empty:
+        return {}
+    points = law.points(table, simclr["i_zt"].iloc[0], int(simclr["num_clusters"].iloc[0]))
+    training = table[["encoder", "epochs"]].iloc[0].to_dict()
+    found = {}
+    for method in METHODS:
+        mine = points.dropna(subset=method) if method in points else points.head(0)
+        if mine["family"].nunique() > 3:
+            found[method] = _law(method, mine, mine[method] - points.loc["instances", "cl_infonce"], training)
+    return found
+
+
+def _law(method: str, points: pd.DataFrame, gain: pd.Series, training: Mapping[str, Any]) -> Law:
+    x, family = law.predictors(points), points["family"]
+    names, _ = law.chosen(x, gain, family)
+    x = x[names]
+    errors = (gain - law.left_out(x, gain, family)).to_numpy()
+    return Law(method, law.fitted(x, gain), law.bootstrapped(x, gain, family, _DRAWS), errors, training)
+
+
+def known(found: dict[str, torch.Tensor], t: np.ndarray, dataset: str, training: Mapping[str, Any]) -> pd.DataFrame:
+    """What the candidates know of the labels t [N], -1 where unknown, in bits, and companions in a batch; a row each.
+
+    The batch is the one that was found best for Cl-InfoNCE on clusters of that kind, if there are as many images.
+    """
+    h_t, rows = estimates.class_entropy(t), {}
+    for name, z in found.items():
+        n, bits = z.bincount().double(), estimates.estimated(z.numpy(), t)
+        batch = min(Pretraining(dataset=dataset, method="cl_infonce", clusters=name, **training).batch_size, len(z))
+        companions = float((batch - 1) * (n * (n - 1)).sum() / (len(z) * (len(z) - 1)))
+        rows[name] = {"num_clusters": len(n), "batch_size": batch, "companions": companions, "h_z": bits.h_z}
+        for column, estimate in (("i_zt", bits.i_zt), ("h_z_given_t", bits.h_z_given_t)):
+            rows[name] |= {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
+    return pd.DataFrame(rows.values(), pd.Index(rows, name="clusters")).assign(h_t=h_t, images=len(t))
+
+
+def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.DataFrame:
+    """Each method's gain over SimCLR on each candidate of `known`, in points, with a 90 % interval; the largest gain first.
+
+    Three things are drawn for the interval: H(Z|T) within its own interval, the law's coefficients by bootstrap of families,
+    and the error that the law makes on families left out.
+    """
+    random, rows = np.random.default_rng(seed), []
+    spread = (table["h_z_given_t_high"] - table["h_z_given_t_low"]) / 3.29  # a 90 % interval has 3.29 standard deviations
+    for each in some.values():
+        draws = []
+        for _, coefficients in each.drawn.iterrows():
+            h = (table["h_z_given_t"] + spread * random.normal(size=len(table))).clip(0, table["h_z"])
+            x = law.predictors(table.assign(h_z_given_t=h, i_zt=table["h_z"] - h))
+            draws.append(law.predicted(x, coefficients) + random.choice(each.errors, len(table)))
+        gain = law.predicted(law.predictors(table), each.fitted)
+        low, high = np.quantile([gain, *draws], [0.05, 0.95], axis=0)
+        rows.append(table.assign(method=each.method, gain=gain, gain_low=low, gain_high=high))
+    if not rows:
+        return table.assign(method="cl_infonce", gain=np.nan, gain_low=np.nan, gain_high=np.nan).reset_index()
+    return pd.concat(rows).reset_index().sort_values("gain", ascending=False, kind="stable", ignore_index=True)
+
+
+def shown(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The ranked table in words."""
+
+    def interval(column: str, form: str) -> list[str]:
+        columns = ranked[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
+        return [f"{v:{form}} ({low:{form}} to {high:{form}})" if v == v else "no law" for v, low, high in columns]
+
+    out = {"clusters Z": ranked["clusters"], "how many": ranked["num_clusters"].astype(str)}
+    out |= {"companions": ranked["companions"].map("{:.1f}".format), "I(Z;T), bits": interval("i_zt", ".2f")}
+    out |= {"H(Z|T), bits": interval("h_z_given_t", ".2f"), "method": ranked["method"].map(figures.NAMES)}
+    return pd.DataFrame(out | {"batch": ranked["batch_size"].astype(str), "gain over SimCLR, points": interval("gain", "+.1f")})
+
+
+def said(ranked: pd.DataFrame, minutes: float) -> str:
+    """The advice in a sentence; minutes: what the advised training would take here."""
+    if ranked.empty:
+        return "Train with SimCLR: nothing is known of these images that puts some of them together."
+    if ranked["gain"].isna().all():
+        return "No advice yet: the reference has too few trainings for a law; ./reproduce.sh cpu makes them."
+    best = ranked.iloc[0]
+    gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
+    what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
+    if best["gain"] <= 0:
+        return f"Train with SimCLR, about {minutes:.0f} minutes here: even {what} is predicted to gain only {gain}."
+    sure = "" if best["gain_low"] > 0 else ", which is not sure to be more than nothing"
+    return f"Train with {what}, in batches of {best['batch_size']}: {gain} over SimCLR{sure}; about {minutes:.0f} minutes here."
+
+
+def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
+    """The candidates on the plane of H(Z|T) and I(Z;T), and where the laws say that clusters begin to pay."""
+    figure, ax = plt.subplots(figsize=(7, 4.2))
+    points = ranked.drop_duplicates("clusters")
+    n, h_t, batch = (points[name].iloc[0] for name in ("images", "h_t", "batch_size"))
+    reach = pd.DataFrame({"h_t": [h_t], "h_z_given_t": [1.1 * max(points["h_z_given_t_high"].max(), 0.5)]})
+    plane = law.plane(reach, int(n), int(batch))
+    for each in some.values():
+        lines = pd.concat([each.fitted.to_frame().T, each.drawn.head(40)])
+        label = f"{figures.NAMES[each.method]} as good as SimCLR"
+        law.draw_zero(ax, plane, lines, color=figures.COLOURS[each.method], label=label)
+    x, y = points["h_z_given_t"], points["i_zt"]
+    errors = [[(v - points[f"{v.name}_low"]).clip(0), (points[f"{v.name}_high"] - v).clip(0)] for v in (x, y)]
+    ax.errorbar(x, y, xerr=errors[0], yerr=errors[1], ls="", color="0.6", lw=1, zorder=1)
+    looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-5, 5), zorder=2)
+    colours = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
+    for name, h, i in zip(points["clusters"], x, y):
+        ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
+    figure.colorbar(colours, label="predicted gain over SimCLR, points")
+    ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
+    figures.one_legend(figure)
+    return figure
+
+
+def advise(dataset: str, column: str | None = None, labelled: int | None = None, minutes: float | None = None) -> str:
+    """The whole advice on a data set's training images as text; its picture is saved to figures/advise/.
+
+    column, labelled: as `labels` takes them. minutes: train the advised clusters and SimCLR within these, too. Raises what
+    data.load, labels and estimates.estimated raise, and ValueError for minutes together with a column: a training is judged
+    by the data set's own labels.
+    """
+    if minutes is not None and (column is not None or not 0 < minutes < np.inf):
+        raise ValueError(f"--train takes minutes above 0, and no --labels, got {minutes:g} and {column}")
+    images, path = data.load(dataset, "train"), figures.folder("cpu") / "results.csv"
+    t = labels(images, column, labelled)
+    some = laws(pd.read_csv(path)) if path.exists() else {}
+    training = next(iter(some.values())).training if some else {}
+    if images.files is not None:
+        training = training | {"image_size": images.images.shape[1]}
+    found = candidates(images, leave_out=[column] if column else [])
+    if not found:
+        return said(pd.DataFrame(), 0)
+    ranked = predicted(known(found, t, dataset, training), some)
+    best, simclr = configurations(ranked, dataset, training)
+    advised = best if ranked["gain"].iloc[0] > 0 else simclr
+    lines = [shown(ranked).to_string(index=False), said(ranked, 60 * plan.cost(advised)["hours"])]
+    figures.style()
+    figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
+    lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map: {figures.folder('advise')}")
+    return "\n".join(lines + ([tried(ranked.iloc[0], best, simclr, minutes)] if minutes else []))
+
+
+def configurations(ranked: pd.DataFrame, dataset: str, training: Mapping[str, Any]) -> list[Pretraining]:
+    """The trainings of the first row and of SimCLR, in batches of no more images than there are."""
+    best = ranked.iloc[0]
+    methods = (dict(method=best["method"], clusters=best["clusters"]), dict(method="simclr"))
+    both = [Pretraining(dataset=dataset, **each, **training) for each in methods]
+    return [dataclasses.replace(each, batch_size=min(each.batch_size, int(best["images"]))) for each in both]
+
+
+def tried(row: pd.Series, best: Pretraining, simclr: Pretraining, minutes: float) -> str:
+    """Train the advised clusters and SimCLR, as long as both fit into some minutes, and say whether the prediction held."""
+    hours = sum(plan.cost(config)["hours"] / (config.epochs + 1) for config in (best, simclr))
+    epochs = max(1, int(minutes / 60 / hours) - 1)  # the evaluation takes about as long as an epoch
+    pair = [dataclasses.replace(config, epochs=epochs) for config in (best, simclr)]
+    a, b = (run.result["top1"] for run in runs.get_all(pair))
+    held = "held" if row["gain_low"] <= a - b <= row["gain_high"] else "did not hold"
+    held = f"the prediction, for {best.epochs} epochs, {held}" if pd.notna(row["gain"]) else "there was no prediction"
+    what = f"{a:.1f} % with {figures.NAMES[best.method]} on {best.clusters}, {b:.1f} % with SimCLR"
+    return f"After {epochs} epochs each: {what}, {a - b:+.1f} points; {held}."
