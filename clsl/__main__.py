@@ -1,4 +1,4 @@
-"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search"""
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · embed · export"""
 
 import argparse
 import json
@@ -43,6 +43,7 @@ def main() -> None:
     command.add_argument("--train", type=float, metavar="MINUTES", help="train the advised clusters and SimCLR, to see")
     command.set_defaults(run=_advise)
 
+    _add_uses(commands)
     arguments = parser.parse_args()
     for kind in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
@@ -53,6 +54,24 @@ def main() -> None:
         sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
     except KeyboardInterrupt:
         sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
+
+
+def _add_uses(commands) -> None:
+    """What is done with an encoder once it is trained."""
+    command = commands.add_parser("embed", help="write an encoder's features of a data set's images")
+    command.add_argument("dataset", help="for example folder:/my/photographs")
+    command.add_argument("--encoder", required=True, help="a run or committed encoder: its name or its folder")
+    command.add_argument("--split", default="train", choices=("train", "test"))
+    command.add_argument("--out", type=Path, default=Path("features.npy"), help="FILE.npy or FILE.parquet: features.npy")
+    command.add_argument("--neighbours", nargs="+", default=[], metavar="IMAGE", help="draw its nearest images")
+    command.add_argument("--suspects", metavar="COLUMN", help="or clusters: list the images where it is probably wrong")
+    command.set_defaults(run=_embed)
+
+    command = commands.add_parser("export", help="write an encoder for other programs")
+    command.add_argument("encoder", help="as of embed")
+    command.add_argument("--onnx", type=Path, metavar="FILE", help="for onnxruntime and others")
+    command.add_argument("--state-dict", type=Path, metavar="FILE", help="for torchvision, of a ResNet")
+    command.set_defaults(run=_export)
 
 
 def _stop(number: int, frame) -> None:
@@ -101,6 +120,28 @@ def _train(arguments: argparse.Namespace) -> None:
             run = runs.get(chosen)
             print(json.dumps(run.result, indent=1))
             print(f"in {run.path.parent}")
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    from .lab import use
+
+    a = arguments
+    written = use.embed(a.dataset, a.encoder, a.split, a.out, a.neighbours, a.suspects)
+    print(printable(f"in {', '.join(map(str, written))}"))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .lab import use
+
+    a, encoder = arguments, use.load(arguments.encoder)
+    if not (a.onnx or a.state_dict):
+        raise ValueError("nothing to write: say --onnx FILE, --state-dict FILE or both")
+    if a.state_dict:
+        print(printable(f"in {use.state_dict(encoder, a.state_dict)}"))
+    if a.onnx:
+        apart = use.onnx(encoder, a.onnx)
+        checked = "not compared with torch: pip install onnxruntime" if apart is None else f"at most {apart:.1e} from torch"
+        print(printable(f"in {a.onnx}, {checked}"))
 
 
 def _search(arguments: argparse.Namespace) -> None:
