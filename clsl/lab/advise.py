@@ -128,15 +128,17 @@ def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.Da
     and the error that the law makes on families left out.
     """
     random, rows = np.random.default_rng(seed), []
-    spread = (table["h_z_given_t_high"] - table["h_z_given_t_low"]) / 3.29  # a 90 % interval has 3.29 standard deviations
+    many = pd.concat([table] * _DRAWS)
+    spread = (many["h_z_given_t_high"] - many["h_z_given_t_low"]) / 3.29  # a 90 % interval has 3.29 standard deviations
     for each in some.values():
-        draws = []
-        for _, coefficients in each.drawn.iterrows():
-            h = (table["h_z_given_t"] + spread * random.normal(size=len(table))).clip(0, table["h_z"])
-            x = law.predictors(table.assign(h_z_given_t=h, i_zt=table["h_z"] - h))
-            draws.append(law.predicted(x, coefficients) + random.choice(each.errors, len(table)))
+        h = (many["h_z_given_t"] + spread * random.normal(size=len(many))).clip(0, many["h_z"])
+        names = each.drawn.columns[1:]
+        x = law.predictors(many.assign(h_z_given_t=h, i_zt=many["h_z"] - h))[names].to_numpy().reshape(_DRAWS, len(table), -1)
+        drawn = each.drawn["constant"].to_numpy()[:, None] + (x * each.drawn[names].to_numpy()[:, None]).sum(2)
         gain = law.predicted(law.predictors(table), each.fitted)
-        low, high = np.quantile([gain, *draws], [0.05, 0.95], axis=0)
+        drawn = np.vstack([gain, drawn + random.choice(each.errors, drawn.shape)])
+        low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+        low, high = np.minimum(low, gain), np.maximum(high, gain)
         rows.append(table.assign(method=each.method, gain=gain, gain_low=low, gain_high=high))
     if not rows:
         return table.assign(method="cl_infonce", gain=np.nan, gain_low=np.nan, gain_high=np.nan).reset_index()
@@ -185,13 +187,16 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
     x, y = points["h_z_given_t"], points["i_zt"]
     errors = [[(v - points[f"{v.name}_low"]).clip(0), (points[f"{v.name}_high"] - v).clip(0)] for v in (x, y)]
     ax.errorbar(x, y, xerr=errors[0], yerr=errors[1], ls="", color="0.6", lw=1, zorder=1)
-    looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-5, 5), zorder=2)
+    most = np.nanmax([1, *points["gain"].abs()])
+    looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-most, most), zorder=2, clip_on=False)
     colours = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
-    for name, h, i in zip(points["clusters"], x, y):
-        ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
+    for place, (name, h, i) in enumerate(zip(points["clusters"], x, y)):
+        apart = np.hypot((x - h) / (4 * x.max() or 1), (y - i) / y.max())
+        if not (apart < 0.04)[:place].any():  # no name over that of a better one
+            ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
     figure.colorbar(colours, label="predicted gain over SimCLR, points")
     ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
-    figures.one_legend(figure)
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
