@@ -28,7 +28,7 @@ class Law(NamedTuple):
     fitted: pd.Series  # coefficients, as law.fitted has them
     drawn: pd.DataFrame  # coefficients by bootstrap, a row a draw
     errors: np.ndarray  # on families left out
-    training: dict[str, Any]  # encoder and epochs of the trainings that the law was fitted to
+    training: dict[str, Any]  # encoder and epochs of the trainings that it was fitted to
 
 
 def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequence[str] = ()) -> dict[str, torch.Tensor]:
@@ -59,8 +59,7 @@ def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequenc
 def labels(images: data.Images, column: str | None = None, labelled: int | None = None) -> np.ndarray:
     """The labels of the images, int64 [N], -1 where unknown: their own, or a column's, of which gaps are unknown.
 
-    labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or where so many are
-    not known.
+    labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or too few labels.
     """
     if column is not None and column not in (images.columns or {}):
         there = ", ".join(images.columns or {}) or "none"
@@ -87,9 +86,8 @@ def laws(results: pd.DataFrame) -> dict[str, Law]:
     simclr = table.query("clusters == 'instances' and method == 'simclr'")
     if simclr.empty:
         return {}
-    points = law.points(table, simclr["i_zt"].iloc[0], int(simclr["num_clusters"].iloc[0]))
+    points, found = law.points(table, simclr["i_zt"].iloc[0], int(simclr["num_clusters"].iloc[0])), {}
     training = table[["encoder", "epochs"]].iloc[0].to_dict()
-    found = {}
     for method in METHODS:
         mine = points.dropna(subset=method) if method in points else points.head(0)
         if mine["family"].nunique() > 3:
@@ -97,10 +95,21 @@ def laws(results: pd.DataFrame) -> dict[str, Law]:
     return found
 
 
+def committed() -> dict[str, Law]:
+    """The laws of the committed reference, if it is there."""
+    path = figures.folder("cpu") / "results.csv"
+    return laws(pd.read_csv(path)) if path.exists() else {}
+
+
+def settings(images: data.Images, some: Mapping[str, Law]) -> dict[str, Any]:
+    """Encoder and epochs as in the trainings that the laws were fitted to, and the size of images that come from files."""
+    training = next((each.training for each in some.values()), {})
+    return {**training} | ({} if images.files is None else {"image_size": images.images.shape[1]})
+
+
 def _law(method: str, points: pd.DataFrame, gain: pd.Series, training: Mapping[str, Any]) -> Law:
     x, family = law.predictors(points), points["family"]
-    names, _ = law.chosen(x, gain, family)
-    x = x[names]
+    x = x[law.chosen(x, gain, family)[0]]
     errors = (gain - law.left_out(x, gain, family)).to_numpy()
     return Law(method, law.fitted(x, gain), law.bootstrapped(x, gain, family, _DRAWS), errors, training)
 
@@ -127,8 +136,7 @@ def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.Da
     Three things are drawn for the interval: H(Z|T) within its own interval, the law's coefficients by bootstrap of families,
     and the error that the law makes on families left out.
     """
-    random, rows = np.random.default_rng(seed), []
-    many = pd.concat([table] * _DRAWS)
+    random, rows, many = np.random.default_rng(seed), [], pd.concat([table] * _DRAWS)
     spread = (many["h_z_given_t_high"] - many["h_z_given_t_low"]) / 3.29  # a 90 % interval has 3.29 standard deviations
     for each in some.values():
         h = (many["h_z_given_t"] + spread * random.normal(size=len(many))).clip(0, many["h_z"])
@@ -177,26 +185,24 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
     """The candidates on the plane of H(Z|T) and I(Z;T), and where the laws say that clusters begin to pay."""
     figure, ax = plt.subplots(figsize=(7, 4.2))
     points = ranked.drop_duplicates("clusters")
-    n, h_t, batch = (points[name].iloc[0] for name in ("images", "h_t", "batch_size"))
-    reach = pd.DataFrame({"h_t": [h_t], "h_z_given_t": [1.1 * max(points["h_z_given_t_high"].max(), 0.5)]})
-    plane = law.plane(reach, int(n), int(batch))
+    reach = points.head(1).assign(h_z_given_t=1.1 * max(points["h_z_given_t_high"].max(), 0.5))
+    plane = law.plane(reach, int(reach["images"].iloc[0]), int(reach["batch_size"].iloc[0]))
     for each in some.values():
         lines = pd.concat([each.fitted.to_frame().T, each.drawn.head(40)])
-        label = f"{figures.NAMES[each.method]} as good as SimCLR"
-        law.draw_zero(ax, plane, lines, color=figures.COLOURS[each.method], label=label)
+        law.draw_zero(ax, plane, lines, figures.COLOURS[each.method], f"{figures.NAMES[each.method]} as good as SimCLR")
     x, y = points["h_z_given_t"], points["i_zt"]
     errors = [[(v - points[f"{v.name}_low"]).clip(0), (points[f"{v.name}_high"] - v).clip(0)] for v in (x, y)]
     ax.errorbar(x, y, xerr=errors[0], yerr=errors[1], ls="", color="0.6", lw=1, zorder=1)
     most = np.nanmax([1, *points["gain"].abs()])
     looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-most, most), zorder=2, clip_on=False)
-    colours = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
+    figure.colorbar(ax.scatter(x, y, 60, points["gain"].fillna(0), **looks), label="predicted gain over SimCLR, points")
     for place, (name, h, i) in enumerate(zip(points["clusters"], x, y)):
         apart = np.hypot((x - h) / (4 * x.max() or 1), (y - i) / y.max())
         if not (apart < 0.04)[:place].any():  # no name over that of a better one
             ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
-    figure.colorbar(colours, label="predicted gain over SimCLR, points")
     ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
-    figure.legend(loc="outside upper center", ncols=2)
+    if some:
+        figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -209,19 +215,15 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
     """
     if minutes is not None and (column is not None or not 0 < minutes < np.inf):
         raise ValueError(f"--train takes minutes above 0, and no --labels, got {minutes:g} and {column}")
-    images, path = data.load(dataset, "train"), figures.folder("cpu") / "results.csv"
-    t = labels(images, column, labelled)
-    some = laws(pd.read_csv(path)) if path.exists() else {}
-    training = next(iter(some.values())).training if some else {}
-    if images.files is not None:
-        training = training | {"image_size": images.images.shape[1]}
+    images, some = data.load(dataset, "train"), committed()
+    t, training = labels(images, column, labelled), settings(images, some)
     found = candidates(images, leave_out=[column] if column else [])
     if not found:
         return said(pd.DataFrame(), 0)
     ranked = predicted(known(found, t, dataset, training), some)
     best, simclr = configurations(ranked, dataset, training)
-    advised = best if ranked["gain"].iloc[0] > 0 else simclr
-    lines = [shown(ranked).to_string(index=False), said(ranked, 60 * plan.cost(advised)["hours"])]
+    hours = plan.cost(best if ranked["gain"].iloc[0] > 0 else simclr)["hours"]
+    lines = [shown(ranked).to_string(index=False), said(ranked, 60 * hours)]
     figures.style()
     figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
     lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map: {figures.folder('advise')}")
@@ -231,7 +233,7 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
 def configurations(ranked: pd.DataFrame, dataset: str, training: Mapping[str, Any]) -> list[Pretraining]:
     """The trainings of the first row and of SimCLR, in batches of no more images than there are."""
     best = ranked.iloc[0]
-    methods = (dict(method=best["method"], clusters=best["clusters"]), dict(method="simclr"))
+    methods = best[["method", "clusters"]].to_dict(), {"method": "simclr"}
     both = [Pretraining(dataset=dataset, **each, **training) for each in methods]
     return [dataclasses.replace(each, batch_size=min(each.batch_size, int(best["images"]))) for each in both]
 
