@@ -37,7 +37,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.encoder, self.config = encoder, chosen
         self.side = chosen.image_size or (32 if chosen.dataset in cifar.DATASETS else data.packed_side(None))
-        self.mean, self.std = (nn.Parameter(torch.tensor(moment), requires_grad=False) for moment in (mean, std))
+        for name, moment in (("mean", mean), ("std", std)):
+            self.register_buffer(name, torch.tensor(moment))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features [N, dim] of uint8 [N, side, side, 3], on the encoder's device."""
