@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from clsl import information
-from clsl.lab.estimates import estimated
+from clsl.lab.estimates import class_entropy, estimated
 
 N, CLASSES = 3000, 30
 
@@ -69,6 +69,13 @@ def test_the_ends():
     found = estimated(z, some(t, 120, 0), draws=20)
     assert found.h_z_given_t.value == pytest.approx(np.log2(N) - information.entropy(t), abs=0.35)
     assert found.h_z == found.i_zt.value + found.h_z_given_t.value
+
+
+def test_the_entropy_of_the_classes():
+    _, t = population("labels")
+    truth, known = information.entropy(t), some(t, 120, 0)
+    assert abs(class_entropy(known) - truth) < 0.5 * abs(information.entropy(known[known >= 0]) - truth)
+    assert class_entropy(t) == truth and class_entropy([-1, 0, 1]) == 1  # no more than log2 of two classes
 
 
 def test_one_label_a_class_and_clusters_without_a_label():
