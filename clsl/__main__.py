@@ -1,4 +1,4 @@
-"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · embed · export"""
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · advise · embed · export · check"""
 
 import argparse
 import json
@@ -10,6 +10,19 @@ from . import printable
 
 
 def main() -> None:
+    arguments = _parser().parse_args()
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
+            signal.signal(kind, signal.default_int_handler)  # leave as if interrupted: what is temporary is cleared away
+    try:
+        arguments.run(arguments)
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
+    except KeyboardInterrupt:
+        sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m clsl", description="The companion to the Cl-InfoNCE papers.")
     commands = parser.add_subparsers(required=True)
 
@@ -44,16 +57,11 @@ def main() -> None:
     command.set_defaults(run=_advise)
 
     _add_uses(commands)
-    arguments = parser.parse_args()
-    for kind in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(kind) == signal.SIG_DFL:  # nohup has another
-            signal.signal(kind, _stop)
-    try:
-        arguments.run(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"clsl: {printable(str(error).replace(chr(10), ' '))}")
-    except KeyboardInterrupt:
-        sys.exit("clsl: interrupted; nothing is lost: run the same command again to go on from here")
+    command = commands.add_parser("check", help="check the solution of an assignment of docs/teaching.md")
+    command.add_argument("number", type=int, help="1, 2 or 3")
+    command.add_argument("solution", type=Path, help="a Python file")
+    command.set_defaults(run=_check)
+    return parser
 
 
 def _add_uses(commands) -> None:
@@ -74,18 +82,12 @@ def _add_uses(commands) -> None:
     command.set_defaults(run=_export)
 
 
-def _stop(number: int, frame) -> None:
-    """Leave as if interrupted, so that what is temporary is cleared away."""
-    raise KeyboardInterrupt
-
-
 # Each imports what it needs: torch takes seconds.
 
 
-def _reproduce(arguments: argparse.Namespace) -> None:
+def _reproduce(a: argparse.Namespace) -> None:
     from .lab import profiles
 
-    a = arguments
     todo = profiles.planned(a.profile, a.notebooks, a.p)  # says at once what is wrong, before torch and papermill are imported
     if a.check is not None and (a.notebooks or a.p or a.fresh or a.dry_run):
         raise ValueError("--check goes with a profile only: ./reproduce.sh cpu --check 3")
@@ -155,6 +157,12 @@ def _advise(arguments: argparse.Namespace) -> None:
 
     a = arguments
     print(printable(advise.advise(a.dataset, a.labels, a.labelled, a.train)))
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    from .lab import assignments
+
+    print(assignments.check(arguments.number, arguments.solution))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,6 @@ def batches(
     size, steps, where = config.batch_size, len(told) // config.batch_size, told.device
     order = shuffled(told, config.companions, generator)[: steps * size].view(steps, size)
     mine, (crop, jitter) = device.share(size), _strength(config, epoch)
-    side = config.early_size if (epoch + 0.5) / config.epochs < config.early else config.image_size
     some = order.split(max(1, _AHEAD // (size * pixels.side**2)))
     aspects = None if images.aspects is None else images.aspects.to(where)
     for batch, x in zip(some, pixels.each(batch[:, None, mine].expand(-1, 2, -1).flatten() for batch in some)):
@@ -100,7 +99,7 @@ def batches(
         parameters = draw(twice.numel(), generator, shapes, jitter, config.blur, crop)
         if device.world() > 1:
             parameters = parameters.of(torch.arange(twice.numel(), device=where).view(twice.shape)[..., mine].flatten())
-        views = view(x, images.mean, images.std, parameters, side, device.precision(where))
+        views = view(x, images.mean, images.std, parameters, config.image_size, device.precision(where))
         yield from zip(views.split(len(x) // len(batch)), told[batch[:, mine]])
 
 

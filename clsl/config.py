@@ -17,15 +17,16 @@ SEARCHED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("searched.j
 
 
 def settings(method: str, dataset: str, clusters: str | None, **given: int | None) -> dict[str, float]:
-    """lr, temperature and batch_size of a method, searched on these clusters, or else on others of their kind, or of the data set.
+    """lr, temperature and batch_size of a method, searched on these clusters, or else on the nearest of their kind, or of the data set.
 
     given: the batch_size, companions and epochs of the training. `+progressive` keeps its objective's. {} where nothing was
     searched for the method.
     """
 
     def near(own: dict[str, Any]) -> tuple:
-        kinds = [(each or "").partition(":")[0] for each in (own["clusters"], clusters)]
-        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"])
+        kinds, numbers = zip(*(_kind(each or "") for each in (own["clusters"], clusters)))
+        apart = abs(numbers[0] - numbers[1]) if kinds[0] == kinds[1] else 0
+        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"]), -apart
 
     def fits(own: dict[str, Any]) -> bool:
         asked = {name: given.get(name) or 0 for name in own["given"]}
@@ -34,6 +35,12 @@ def settings(method: str, dataset: str, clusters: str | None, **given: int | Non
     known = [own for own in SEARCHED if own["method"] == method.removesuffix("+progressive") and fits(own)]
     best = max(known, key=near, default={})  # the first of equals
     return {name: best[name] for name in ("lr", "temperature", "batch_size") if name in best}
+
+
+def _kind(clusters: str) -> tuple[str, int]:
+    """What is before the colon, and the first number after it, or 0: ("wordnet", 4) of wordnet:level=4."""
+    kind, _, rest = clusters.partition(":")
+    return kind, int(next(iter(re.findall(r"\d+", rest)), 0))
 
 
 def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):
@@ -75,8 +82,6 @@ class Pretraining:
     jitter: float = knob(0.4, low=0, high=1)  # of the views' colours; the authors' dual head: 0.8
     warmup_crop: float | None = knob(None, above=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.2
     warmup_jitter: float | None = knob(None, low=0, high=1)  # during the warm-up; None: as after it; the authors' dual head: 0.4
-    early: float = knob(0.0, low=0, high=1)  # share of the training in which views have early_size pixels a side
-    early_size: int | None = knob(None, low=8, high=4096)  # fewer pixels teach faster at first; None: image_size throughout
     companions: int | None = knob(None, low=2, high=10**6)  # images of each cluster drawn together into a batch; None: all at random
     blur: float = knob(0.0, low=0, high=1)  # probability of a blurred view; the authors' dual head: 0.5
     queue_size: int = knob(4096, low=1, high=10**9)  # of MoCo and PCL, in projections; the authors' scripts for small data: 16384
@@ -118,8 +123,6 @@ class Pretraining:
         check_name(self.dataset)
         if self.transfer is not None:
             check_name(self.transfer)
-        if bool(self.early) != bool(self.early_size):
-            raise ValueError(f"early and early_size go together, got {self.early} and {self.early_size}")
         if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
             raise ValueError(
                 f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"

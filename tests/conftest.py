@@ -55,3 +55,12 @@ def count_trainings(monkeypatch) -> list:
     trained, fit = [], train.fit
     monkeypatch.setattr(train, "fit", lambda config, *rest: trained.append(config) or fit(config, *rest))
     return trained
+
+
+def pytest_addoption(parser):
+    parser.addoption("--browser", action="store_true", help="also the tests in a browser, which take minutes")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if collection_path.name == "browser" and not config.getoption("--browser"):
+        return True

@@ -472,7 +472,7 @@ nan, half = torch.full((4, 3), math.nan), torch.ones(2, 3)
 cats = [wordnet.synset("cat"), wordnet.synset("dog")]
 t4 = np.arange(4)
 TABLE = pd.DataFrame([{"method": name, "clusters": "x", "setting": name, "config": f"{name}-0", "top1": 1.0} for name in "ab"])
-ROWS = pd.DataFrame([{"claim": "A1", "comparison": "a > b", "a": "a", "b": "b", "experiment": "x"}])
+COMPARED = pd.DataFrame([{"claim": "A1", "comparison": "a > b", "a": "a", "b": "b", "experiment": "x"}])
 EACH = {"claim": "A1", "words": "a > b", "a": {"method": "a"}, "b": {"method": "b"}}
 CALLS = {
     "cl_infonce, two lengths": (lambda: losses.cl_infonce(u, half, z), "one shape, got (4, 3) and (2, 3)"),
@@ -533,7 +533,7 @@ CALLS = {
     "more than there are": (lambda: data.load("cifar10", "test", 10_001), "size 10001 is out of range: cifar10 test has 10000 images"),
     "fewer than one": (lambda: data.load("cifar10", "test", 0), "size 0 is out of range"),
     "a folder without a name": (lambda: data.load("folder:", "train"), "'folder:' names no folder"),
-    "verdicts on NaN": (lambda: claims.judged(ROWS, TABLE.assign(top1=math.nan)), "results hold numbers that are not finite: a-0"),
+    "verdicts on NaN": (lambda: claims.judged(COMPARED, TABLE.assign(top1=math.nan)), "results hold numbers that are not finite: a-0"),
     "a comparison by a column that is not there": (lambda: claims.named(TABLE, [{**EACH, "a": {"x": 1}}]), "asks for a column 'x'"),
     "an unknown claim": (lambda: claims.named(TABLE, [{**EACH, "claim": "C9"}]), "unknown claim 'C9': choose from A1"),
     "no devices": (lambda: runs.get(Pretraining(), devices=0), "devices must be at least 1"),

@@ -88,16 +88,18 @@ def test_ones_own_differences_beside_the_reference():
 
 
 def test_the_finding_is_made_of_the_claims():
-    rows = []
-    for claim, words, d in [("A1", "Cl-InfoNCE at level 4 > SimCLR", 4), ("A1", "Cl-InfoNCE with 4 attributes > SimCLR", 2)]:
-        rows.append({"claim": claim, "comparison": words, "difference": d})
-    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 4", "difference": 5})
-    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9", "difference": -2.5})
-    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > cross-entropy at level 9 after 720,000 views", "difference": 9})
-    rows.append({"claim": "A2", "comparison": "Cl-InfoNCE > CMC at level 9", "difference": 1.5})
-    said = report.finding(pd.DataFrame(rows))
-    assert "gains +3.0 points (mean of 2 clusterings; +4.0 at the best)" in said
-    assert "+5.0 at the coarsest level and -2.5 at the finest" in said and "information, +1.5 (mean of 1)" in said
+    rows = [
+        ("A1", "Cl-InfoNCE on wordnet:level=4 > SimCLR", 4, "holds"),
+        ("A1", "Cl-InfoNCE on tags:level=15 > SimCLR", 2, "holds"),
+        ("A2", "Cl-InfoNCE > cross-entropy on wordnet:level=4", 5, "holds"),
+        ("A2", "Cl-InfoNCE > cross-entropy on tags:level=15", -2.5, "contradicted"),
+        ("A2", "Cl-InfoNCE > cross-entropy on tags:level=15, 150 epochs", 9, "unknown"),
+        ("A2", "Cl-InfoNCE > CMC on tags:level=15", 1.5, "unknown"),
+    ]
+    said = report.finding(pd.DataFrame(rows, columns=["claim", "comparison", "difference", "verdict"]))
+    assert said.startswith("Against SimCLR, Cl-InfoNCE with auxiliary information gains +3.0 points (mean of 2 comparisons, +2.0 to +4.0)")
+    assert "clusters +1.2 points (mean of 2 comparisons, -2.5 to +5.0)" in said and "information +1.5 points" in said
+    assert said.endswith("By the rule written down before the trainings: A1 holds, A2 depends.")
 
 
 def test_what_made_the_results():

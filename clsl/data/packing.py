@@ -91,17 +91,11 @@ def decode(path: Path, side: int) -> tuple[np.ndarray, float] | tuple[None, str]
             image.draft("RGB", (side, side))
             image = _rgb(ImageOps.exif_transpose(image))
             return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.width / image.height
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
-            raise  # no fault of the picture
-        return None, _why(path, error)
     except Exception as error:  # Pillow raises whatever a damaged header makes it raise
-        return None, _why(path, error)
-
-
-def _why(path: Path, error: Exception) -> str:
-    said = str(error).replace(f": '{path}'", "").replace(f" '{path}'", "").replace("\n", " ")
-    return "an empty file" if path.exists() and path.stat().st_size == 0 else said or type(error).__name__
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
+            raise  # no fault of the picture
+        said = str(error).replace(f": '{path}'", "").replace(f" '{path}'", "").replace("\n", " ") or type(error).__name__
+        return None, "an empty file" if path.exists() and path.stat().st_size == 0 else said
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -18,8 +18,8 @@ CLAIMS = {
     "A4": "the larger I(Z;T) and the smaller H(Z|T), the better the representation (A0)",
     "B1": "pseudo-labels, refreshed and ever stronger, improve each of four self-supervised objectives (B)",
 }
-
-
+# What is measured of a run, in the order of the tidy table.
+MEASURED = "num_clusters h_z i_zt h_z_given_t companions top1 knn top1_1percent top1_10percent within transfer seconds".split()
 REFERENCE = "cpu"  # the profile whose results are committed, and that the register is about
 REGISTER = ROOT / "notebooks" / "claims.yml"
 
@@ -59,7 +59,7 @@ def named(table: pd.DataFrame, comparisons: Sequence[Mapping[str, Any]]) -> pd.D
             raise ValueError(f"{each['words']!r} asks for a column {min(unknown)!r}: there are {', '.join(table.columns)}")
         for values in _values(table, each["a"]):
             words = each["words"].format(**values)
-            a, b = (_selected(table, {name: values.get(name, value) for name, value in each[side].items()}) for side in "ab")
+            a, b = (chosen(table, **{name: values.get(name, value) for name, value in each[side].items()}) for side in "ab")
             if len(a) and len(b):
                 rows.append({"claim": each["claim"], "comparison": words, "a": _setting(a, words), "b": _setting(b, words)})
     return pd.DataFrame(rows, columns=["claim", "comparison", "a", "b"])
@@ -68,13 +68,14 @@ def named(table: pd.DataFrame, comparisons: Sequence[Mapping[str, Any]]) -> pd.D
 def _values(table: pd.DataFrame, wanted: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The values that the columns `each` have among the rows that fit the rest."""
     columns = [name for name, value in wanted.items() if value == "each"]
-    fixed = _selected(table, {name: value for name, value in wanted.items() if value != "each"})
+    fixed = chosen(table, **{name: value for name, value in wanted.items() if value != "each"})
     return fixed[columns].dropna().drop_duplicates().to_dict("records") if columns else [{}]
 
 
-def _selected(table: pd.DataFrame, values: Mapping[str, Any]) -> pd.DataFrame:
-    for name, value in values.items():
-        table = table[table[name] == value]
+def chosen(table: pd.DataFrame, /, **values: Any) -> pd.DataFrame:
+    """The rows of a tidy table with these values in its columns: chosen(results, method="cl_infonce", level=4)."""
+    for column, value in values.items():
+        table = table[table[column] == value]
     return table
 
 
@@ -179,13 +180,12 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
 
     Raises ValueError where a seed of a setting comes twice.
     """
-    keys = ["experiment", "part", "setting", "dataset", "encoder", "method", "clusters", "level", "k", "epochs", "batch_size", "changed", "probe"]
+    keys = "experiment part setting dataset encoder method clusters level k epochs batch_size changed probe".split()
     if results.duplicated([*keys, "seed"]).any():
         twice = results[results.duplicated([*keys, "seed"])].iloc[0]
         raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
     groups = results.groupby(keys, sort=False, dropna=False)
-    measured = ["num_clusters", "h_z", "i_zt", "h_z_given_t", "companions", "top1", "knn", "top1_1percent", "top1_10percent", "within"]
-    out = groups[[*measured, "transfer", "seconds"]].mean()
+    out = groups[MEASURED].mean()
     for name in ("top1", "knn"):
         out.insert(out.columns.get_loc(name) + 1, f"{name}_se", groups[name].sem())
     out.insert(0, "seeds", groups.size())
@@ -197,9 +197,3 @@ def counted(rows: pd.DataFrame) -> pd.Series:
     order = ["holds", "contradicted", "no difference", "unknown", "one seed"]
     counts = rows.groupby("claim")["verdict"].value_counts().unstack(fill_value=0).reindex(columns=order, fill_value=0)
     return counts.apply(lambda row: ", ".join(f"{verdict} {n}" for verdict, n in row.items() if n), axis=1)
-
-
-def beside(rows: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one claims.csv that another has too, with its verdict, difference and standard error (`…_reference`)."""
-    columns = ["claim", "comparison", "experiment", "verdict", "difference", "standard_error"]
-    return rows.merge(reference[columns], on=columns[:3], suffixes=("", "_reference"))

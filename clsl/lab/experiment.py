@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from .. import clusters, data, information
 from ..config import Pretraining
 from . import claims, figures, fingerprint, plan, runs
+from .claims import chosen
 
 
 class DryRun(Exception):
@@ -22,12 +23,12 @@ class DryRun(Exception):
 class Experiment:
     """An experiment of a name, whose results go to figures/<profile>/.
 
-    After `train`, `results` is the tidy table of all its runs (one row a run and seed), and `finished` the runs in order.
+    After `train`, `results` is the tidy table of all its runs (one row a run and seed), and `finished` the runs by their names.
     """
 
     def __init__(self, name: str, profile: str = "scratch"):
         self.name, self.profile = name, profile
-        self.results, self.finished, self.verdicts = pd.DataFrame(), [], pd.DataFrame()
+        self.results, self.finished, self.verdicts = pd.DataFrame(), {}, pd.DataFrame()
         figures.style()
 
     def images(self, training: Mapping[str, Any], split: str = "train") -> data.Images:
@@ -44,36 +45,34 @@ class Experiment:
         `configs` is "main"). Called again, it adds to the table. Raises ValueError where there is nothing to train, or, in the
         reference, less than claims.yml wants to compare; and what runs.get_all raises.
         """
-        parts = {"main": configs, **parts}
+        parts = {name: list(dict.fromkeys(some)) for name, some in {"main": configs, **parts}.items() if some}
         everything = list(dict.fromkeys(config for some in parts.values() for config in some))
         if not everything:
             raise ValueError(f"{self.name} has nothing to train: give at least one seed")
         if self.profile == claims.REFERENCE:
-            claims.check_registered(self.name, pd.concat(runs.asked(some).assign(part=name) for name, some in parts.items() if some))
+            claims.check_registered(self.name, pd.concat(runs.asked(some).assign(part=name) for name, some in parts.items()))
         if path := os.environ.get("CLSL_DRY_RUN"):
             plan.note(Path(path), everything, [config for config in everything if runs.find(config) is None], devices)
             raise DryRun(f"{len(everything)} runs asked for")
         found = dict(zip(everything, runs.get_all(everything, devices)))
-        table = pd.concat(
-            runs.table([found[config] for config in dict.fromkeys(some)], self.name).assign(part=name)
-            for name, some in parts.items()
-            if some
-        )
-        self.finished += found.values()
+        tables = {name: runs.table([found[config] for config in some], self.name) for name, some in parts.items()}
+        table = pd.concat(rows.assign(part=name) for name, rows in tables.items())
         self.results = pd.concat([self.results, table]).drop_duplicates(["config", "part"], ignore_index=True)
         figures.record(self.results, "results", self.profile, self.name)
-        for run in found.values():
-            kept = figures.folder(self.profile) / "records" / f"{fingerprint.name(run.config)}.json"
-            kept.parent.mkdir(exist_ok=True)
-            if not kept.exists():
-                shutil.copyfile(run.path, kept)
+        self.finished |= {fingerprint.name(config): run for config, run in found.items()}
+        records = figures.folder(self.profile) / "records"
+        records.mkdir(exist_ok=True)
+        for name, run in self.finished.items():
+            if not (records / f"{name}.json").exists():
+                shutil.copyfile(run.path, records / f"{name}.json")
         return table.reset_index(drop=True)
 
     def keep(self, results: pd.DataFrame) -> None:
         """Keep the encoders of some rows of the table in figures/<profile>/encoders/, in bfloat16, where the weights are at hand."""
-        for run in self.finished:
-            if fingerprint.name(run.config) in set(results["config"]) and (weights := run.path.with_name("encoder.safetensors")).exists():
-                runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{fingerprint.name(run.config)}.safetensors")
+        for name in results["config"].unique():
+            weights = self.finished[name].path.with_name("encoder.safetensors")
+            if weights.exists():
+                runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{name}.safetensors")
 
     def save(self, figure: Figure, name: str) -> None:
         """Save a figure as <experiment>_<name>.svg and .png, which know what made them."""
@@ -104,25 +103,19 @@ class Experiment:
     def recognised(self, **values: Any) -> np.ndarray:
         """Whether each test image was recognised, bool [seeds, M], in the runs of the main part that have these values."""
         names = set(chosen(self.results, part="main", **values)["config"])
-        some = {fingerprint.name(run.config): run for run in self.finished}
-        return np.stack([runs.recognised(run) for name, run in some.items() if name in names])
+        return np.stack([runs.recognised(run) for name, run in self.finished.items() if name in names])
 
     def histories(self) -> pd.DataFrame:
         """A row for each epoch of each run, with the run's method, clusters and name; `trained`: the epochs before it."""
-        runs = {fingerprint.name(run.config): run for run in self.finished}
-        own = {name: dict(config=name, method=run.config.method, clusters=run.config.clusters) for name, run in runs.items()}
-        return pd.concat(run.history.assign(trained=lambda rows: rows["epoch"] - 1, **own[name]) for name, run in runs.items())
+        rows = [
+            run.history.assign(config=name, method=run.config.method, clusters=run.config.clusters)
+            for name, run in self.finished.items()
+        ]
+        return pd.concat(rows).assign(trained=lambda table: table["epoch"] - 1)
 
     def show(self, results: pd.DataFrame | None = None) -> pd.DataFrame:
         """Mean ± standard error over seeds, in words: what was trained, its clusters, and what that was worth."""
         return figures.table(self.results if results is None else results)
-
-
-def chosen(results: pd.DataFrame, **values: Any) -> pd.DataFrame:
-    """The rows of a tidy table with these values in its columns: chosen(results, method="cl_infonce", level=4)."""
-    for column, value in values.items():
-        results = results[results[column] == value]
-    return results
 
 
 def bits(images: data.Images, specs: Sequence[str]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from matplotlib.figure import Figure
 
 from .. import ROOT, printable
-from ..data import Images
+from ..data import Images, kept
 from . import claims, records
 
 # method → its name, colour and marker: Okabe and Ito's colours, apart for the colour-blind and, with the markers, in grey.
@@ -43,9 +43,9 @@ for _method in ("simclr", "byol", "w_mse", "barlow_twins", "cl_infonce"):
 NAMES, COLOURS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(2))
 
 
-def style() -> None:
-    """The look of every figure: small, plain, legible in print and on a screen."""
-    sns.set_theme(context="notebook", style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
+def style(context: str = "notebook") -> None:
+    """The look of every figure: small, plain, legible in print and on a screen; with context "talk" from the last row of a lecture room."""
+    sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
     plt.rcParams.update(
         {
             "figure.figsize": (6, 3.7),
@@ -125,10 +125,9 @@ def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
     """Save a figure as <experiment>_<name>.svg and .png; the metadata of each file tell what made it."""
     made_by = f"clsl notebook {experiment}, profile {profile}, commit {records.commit()}"
     for suffix, date in ((".svg", {"Date": None}), (".png", {})):
-        path, content = folder(profile) / f"{experiment}_{name}{suffix}", io.BytesIO()
+        content = io.BytesIO()
         figure.savefig(content, format=suffix[1:], metadata={"Description": made_by} | date)
-        path.with_suffix(".unfinished").write_bytes(content.getvalue())
-        path.with_suffix(".unfinished").replace(path)
+        kept.write(folder(profile) / f"{experiment}_{name}{suffix}", content.getvalue())
 
 
 def record(
@@ -141,16 +140,13 @@ def record(
             others = pd.read_csv(path)
             rows = pd.concat([others[others["experiment"] != experiment], rows])
         rows = finish(rows.sort_values("experiment", kind="stable").reset_index(drop=True))
-        unfinished = path.with_suffix(".unfinished")
-        rows.to_csv(unfinished, index=False, float_format="%.6g")
-        unfinished.replace(path)
+        kept.write(path, rows.to_csv(index=False, float_format="%.6g").encode())
     return rows
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
     """Mean ± standard error over seeds of a tidy table, in words, a row for each method and its clusters."""
-    summary = claims.summary(results)
-    out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
+    summary, out = _means(results)
     out["how many"] = summary["num_clusters"].round().astype(int).astype(str)
     out["I(Z;T), bits"], out["H(Z|T), bits"] = (summary[name].map("{:.2f}".format) for name in ("i_zt", "h_z_given_t"))
     for name, words in (("epochs", "epochs"), ("batch_size", "batch")):
@@ -166,10 +162,17 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
 
 def worth(results: pd.DataFrame) -> pd.DataFrame:
     """What representations are worth beside the linear probe on all labels: with few labels, within a superclass, elsewhere; in %."""
-    summary = claims.summary(results)
-    out = pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
-    columns = {"top1": "all labels", "top1_10percent": "10 %", "top1_1percent": "1 %", "within": "within a superclass", "transfer": "elsewhere"}
+    summary, out = _means(results)
+    columns = {"top1": "all labels", "top1_10percent": "10 %", "top1_1percent": "1 %"}
+    columns |= {"within": "within a superclass", "transfer": "elsewhere"}
     return out.assign(**{words: summary[name].map("{:.1f}".format) for name, words in columns.items() if summary[name].notna().any()})
+
+
+def _means(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Means over seeds, and the first columns of a table in words."""
+    summary = claims.summary(results)
+    names = summary["method"].map(lambda name: NAMES.get(name, name))
+    return summary, pd.DataFrame({"method": names, "clusters Z": summary["clusters"]})
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,6 @@ import ast
 import dataclasses
 import functools
 import hashlib
-import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ def source(config: Pretraining) -> str:
     """A hash of the code that can change a configuration's numbers: the method's floor, its method, its data set's reader."""
     module = METHODS[config.method].module
     classes = [module.func, *module.args] if isinstance(module, functools.partial) else [module]
-    methods = {base.__module__ for each in classes for base in inspect.getmro(each) if base.__module__.startswith("clsl.")}
+    methods = {base.__module__ for each in classes for base in each.__mro__ if base.__module__.startswith("clsl.")}
     kinds = {name.partition(":")[0] for name in (config.dataset, config.transfer) if name}
     return _digest(tuple(sorted(m.removeprefix("clsl.").replace(".", "/") for m in methods)), tuple(sorted(kinds)))
 

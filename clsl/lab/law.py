@@ -21,8 +21,7 @@ def points(results: pd.DataFrame, h_t: float, images: int) -> pd.DataFrame:
     ours = rows[rows["method"] == "cl_infonce"].groupby("clusters", sort=False)
     known = ours[["h_z", "i_zt", "h_z_given_t", "companions"]].mean()
     top1 = rows.pivot_table(index="clusters", columns="method", values="top1", sort=False)
-    kinds = known.index.str.partition(":").get_level_values(0)
-    family = [_FAMILIES.get(kind, kind) for kind in kinds]
+    family = [_FAMILIES.get(kind, kind) for kind in known.index.str.split(":").str[0]]
     return known.join(top1).assign(family=family, h_t=h_t, images=images).dropna(subset="cl_infonce")
 
 
@@ -65,21 +64,18 @@ def left_out(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> pd.Series:
     return pd.concat(parts).reindex(y.index)
 
 
-def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> tuple[list[str], float]:
-    """The predictors whose law predicts families left out best, and its R² there; the fewer of equals.
+def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> tuple[list[str], float]:
+    """The one to three predictors whose law predicts families left out best, and its R² there; the fewer of equals.
 
     R² is 1 - squared error over the variance of y; below 0 the mean of all would be better. Raises ValueError for fewer than three
     families.
     """
     if family.nunique() < 3:
         raise ValueError(f"a law needs at least three families of clusters, got {', '.join(family.unique())}")
-    best: tuple[float, list[str]] = (-np.inf, [])
-    for n in range(1, min(most, x.shape[1]) + 1):
-        for names in itertools.combinations(x.columns, n):
-            r2 = explained(left_out(x[list(names)], y, family), y)
-            if r2 > best[0] + 1e-9:
-                best = r2, list(names)
-    return best[1], best[0]
+    candidates = [list(names) for n in (1, 2, 3) for names in itertools.combinations(x.columns, n)]
+    scores = [explained(left_out(x[names], y, family), y) for names in candidates]
+    best = next((i for i, r2 in enumerate(scores) if r2 > max(scores) - 1e-9), 0)
+    return candidates[best], scores[best]
 
 
 def explained(guess: pd.Series, y: pd.Series) -> float:
@@ -87,7 +83,7 @@ def explained(guess: pd.Series, y: pd.Series) -> float:
     return 1 - ((guess - y) ** 2).mean() / y.var(ddof=0)
 
 
-def tested(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> pd.Series:
+def tested(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> pd.Series:
     """The prediction of each family by a law of whose predictors and coefficients the family knows nothing: chosen without it, too.
 
     Raises ValueError for fewer than four families.
@@ -95,7 +91,7 @@ def tested(x: pd.DataFrame, y: pd.Series, family: pd.Series, most: int = 3) -> p
     parts = []
     for each in family.unique():
         mine, others = family == each, family != each
-        names, _ = chosen(x[others], y[others], family[others], most)
+        names, _ = chosen(x[others], y[others], family[others])
         parts.append(predicted(x.loc[mine, names], fitted(x.loc[others, names], y[others])))
     return pd.concat(parts).reindex(y.index)
 

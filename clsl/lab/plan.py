@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -88,19 +89,23 @@ def _seconds(task, where: torch.device) -> float:
 
 def stand_in(name: str, split: str) -> data.Images:
     """Black images with what is known of a data set, or as many of the same kind where the data set is not at hand."""
-    kind = name.partition(":")[0]
-    fields = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     if data.found(name):
-        fields |= data.read(name, split)[1]
-    else:
-        known, generator = data.DATASETS[kind], torch.Generator().manual_seed(0)
-        n, classes = (known.train if split == "train" else known.test) or 1000, known.classes or 10
-        fields |= {"labels": torch.arange(n) % classes, "class_names": tuple(map(str, range(classes)))}
-        if known.attributes:
-            fields["attributes"] = torch.rand(n, known.attributes, generator=generator) < 0.4
-            fields["attribute_names"] = tuple(f"attribute {i}" for i in range(known.attributes))
-        if kind in ("cifar100", "imagenet100"):  # others have more classes than there are names at hand
-            fields["synsets"] = synsets = tuple(wordnet.synset(wnid) for wnid in layouts.imagenet100_wnids())
-            fields["tags"] = tuple(synsets[t].lemma_names()[0] for t in fields["labels"].tolist())
-            fields["columns"] = {"superclass": fields["labels"] // 5}
-    return data.Images(images=np.broadcast_to(np.uint8(0), (len(fields["labels"]), 32, 32, 3)), **fields)
+        return black(data.read(name, split)[1])
+    kind = name.partition(":")[0]
+    known, generator = data.DATASETS[kind], torch.Generator().manual_seed(0)
+    n, classes = (known.train if split == "train" else known.test) or 1000, known.classes or 10
+    fields = {"labels": torch.arange(n) % classes, "class_names": tuple(map(str, range(classes)))}
+    if known.attributes:
+        fields["attributes"] = torch.rand(n, known.attributes, generator=generator) < 0.4
+        fields["attribute_names"] = tuple(f"attribute {i}" for i in range(known.attributes))
+    if kind in ("cifar100", "imagenet100"):  # others have more classes than there are names at hand
+        fields["synsets"] = synsets = tuple(wordnet.synset(wnid) for wnid in layouts.imagenet100_wnids())
+        fields["tags"] = tuple(synsets[t].lemma_names()[0] for t in fields["labels"].tolist())
+        fields["columns"] = {"superclass": fields["labels"] // 5}
+    return black(fields)
+
+
+def black(known: dict[str, Any]) -> data.Images:
+    """Black images, of which is known what data.read tells."""
+    pixels = np.broadcast_to(np.uint8(0), (len(known["labels"]), 32, 32, 3))
+    return data.Images(images=pixels, **{"mean": (0.5,) * 3, "std": (0.25,) * 3} | known)

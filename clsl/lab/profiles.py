@@ -40,23 +40,24 @@ def read(profile: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     values = config.named_values(NOTEBOOKS / "profiles" / f"{profile}.yml")
     for name, own in values.items():
         each = own if isinstance(own, list) else [own]
-        several = isinstance(own, list) and not (own and all(isinstance(one, dict) and "dataset" in (one.get("training") or {}) for one in each))
-        if _is_notebook(name) and (several or not all(isinstance(one, dict) for one in each)):
+        good = each and all(isinstance(one, dict) for one in each)
+        if isinstance(own, list):
+            good = good and all("dataset" in (one.get("training") or {}) for one in each)
+        if _is_notebook(name) and not good:
             raise ValueError(f"profile {profile}: {name} needs NAME: VALUE lines, or a list of them with a training: dataset: each")
     if values.get("like") in (*seen, profile):
         raise ValueError(f"profile {profile} is like {values['like']}, which is like {profile}")
     return _merged(read(values.pop("like"), (*seen, profile)), values) if "like" in values else values
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Two profiles as one, the second stronger; trainings are merged field by field."""
-    out = {**below, **above}
-    for values in (below, above):
-        if not isinstance(values.get("training", {}), dict):
-            raise ValueError(f"training must hold NAME: VALUE lines, got {reprlib.repr(values['training'])}")
-    if "training" in below and "training" in above:
-        out["training"] = {**below["training"], **above["training"]}
-    return out
+def _merged(*profiles: Mapping[str, Any]) -> dict[str, Any]:
+    """Several profiles as one, the later the stronger; trainings are merged field by field."""
+    trainings = [values["training"] for values in profiles if "training" in values]
+    for training in trainings:
+        if not isinstance(training, dict):
+            raise ValueError(f"training must hold NAME: VALUE lines, got {reprlib.repr(training)}")
+    out = {name: value for values in profiles for name, value in values.items()}
+    return out | ({"training": {name: value for training in trainings for name, value in training.items()}} if trainings else {})
 
 
 def _is_notebook(name: str) -> bool:
@@ -111,17 +112,19 @@ def _variants(notebook: str, own: Mapping | Sequence[Mapping], given: Mapping) -
     return [(f"{notebook}_{kind or each['training']['dataset']}", each) for each in some]
 
 
-def _chosen(profile: str, notebook: Path, experiment: str, own: Mapping, declared: Mapping, values: Mapping, given: Mapping) -> dict[str, Any]:
+def _chosen(
+    profile: str, notebook: Path, experiment: str, own: Mapping, declared: Mapping, values: Mapping, given: Mapping
+) -> dict[str, Any]:
+    """The parameters of a notebook: its defaults, the profile's values, those for this notebook alone, the command line's."""
     if unknown := set(own) - set(declared):
         raise ValueError(f"profile {profile} sets {min(unknown)!r} for {notebook.stem}, which does not declare it")
-    direct = {name: value for name, value in given.items() if name in declared}
-    fields = {name: value for name, value in given.items() if name in _FIELDS and name not in declared}
-    everything = _merged(_merged(_merged(declared, values), own), direct)
-    everything |= {"experiment": experiment, "profile": profile}
+    layers = [declared, values, own, {name: value for name, value in given.items() if name in declared}]
+    if "training" in declared:
+        layers.append({"training": {name: value for name, value in given.items() if name in _FIELDS and name not in declared}})
+    everything = _merged(*layers) | {"experiment": experiment, "profile": profile}
     out = {name: _typed(name, everything[name], default) for name, default in declared.items()}
     _check_values({name: value for name, value in out.items() if name not in ("training", "experiment", "profile")})
     if "training" in declared:
-        out["training"] = {**out["training"], **fields}
         out["training"] = config.checked(out["training"])
     return out
 
@@ -147,41 +150,51 @@ def _parsed(name: str, text: str) -> Any:
     return config.parsed(text, f"parameter {name}, {reprlib.repr(text)},")
 
 
-# Of the parameters that are no fields of a training: the least and the most, or the choices, of each number or word in them.
+# Of the parameters that are no fields of a training: the least and the most of each number in them, or the choices of each word.
 _OBJECTIVES = ("simclr", "byol", "w_mse", "barlow_twins")
-_ALLOWED = {
-    "seed": (0, 2**31 - 1), "seeds": (0, 2**31 - 1), "devices": (1, 1024), "lengths": (1, 10**6), "noise": (0, 50), "noises": (0, 50),
-    "level": (0, 99), "levels": (0, 99), "other_levels": (0, 99), "levels_elsewhere": (0, 99), "length_seeds": (0, 2**31 - 1), "more_seeds": (0, 2**31 - 1), "ks": (1, 10**4), "other_ks": (1, 10**4),
-    "noise_k": (1, 10**4), "clusters_k": (1, 10**7), "other_clusters_k": (1, 10**7), "shuffled_classes": (0, 10**5),
-    "merges": (0, 64), "depths": (0, 64), "shuffled_depth": (0, 64), "refresh": (0, 1), "tau": (1e-3, 1e3), "steps": (1, 10**5),
-    "batches": (2, 10**6), "groups": (2, 10**6), "kmeans_after": (0, 1), "draws": (1, 10**5), "rows": (4, 10**6), "dim": (1, 10**5), "ids": (1, 10**6), "step_batch_size": (2, 10**5),
-    "step_images": (2, 50_000), "files": (64, 50_000), "repeats": (1, 1000),
-    "objectives": _OBJECTIVES, "studied": _OBJECTIVES, "other_methods": ("cross_entropy",),
-    "pseudo_loss": ("cl_infonce", "cross_entropy"), "pseudo_rise": ("steps", "linear", "constant"),
-}  # fmt: skip
-
-
-_FRACTIONS = ("tau", "refresh", "kmeans_after")
-_LISTS = ("studied", "other_clusters", "other_clusters_k", "more_seeds", "levels_elsewhere", "tags", "batches", "groups", "other_methods")  # whose default is empty, and tells no type
+_RANGES = {
+    (0, 2**31 - 1): "seed seeds length_seeds more_seeds",
+    (0, 99): "level levels other_levels levels_elsewhere",
+    (0, 64): "merges depths shuffled_depth",
+    (0, 50): "noise noises",
+    (0, 10**5): "shuffled_classes",
+    (0.0, 1.0): "refresh kmeans_after",
+    (1e-3, 1e3): "tau",
+    (1, 1000): "repeats",
+    (1, 1024): "devices",
+    (1, 10**4): "ks other_ks noise_k",
+    (1, 10**5): "steps draws dim",
+    (1, 10**6): "lengths ids",
+    (1, 10**7): "clusters_k other_clusters_k",
+    (2, 10**6): "batches groups step_batch_size",
+    (2, 50_000): "step_images",
+    (4, 10**6): "rows",
+    (64, 50_000): "files",
+    _OBJECTIVES: "objectives studied",
+    ("cross_entropy",): "other_methods",
+    ("cl_infonce", "cross_entropy"): "pseudo_loss",
+    ("steps", "linear", "constant"): "pseudo_rise",
+}
+_ALLOWED = {name: allowed for allowed, names in _RANGES.items() for name in names.split()}
 
 
 def _check_values(parameters: Mapping[str, Any]) -> None:
     """Raise ValueError where a parameter is out of its range, or a list has something twice."""
     for name, value in parameters.items():
-        items = value if isinstance(value, list) else [value]
+        allowed = _ALLOWED.get(name, ("",))  # the other lists hold words
+        items = value if isinstance(value, list) else [value] if name in _ALLOWED else []
         if twice := [item for item in items if items.count(item) > 1]:
             raise ValueError(f"parameter {name} has {twice[0]!r} twice: {value}")
-        allowed = _ALLOWED.get(name)
-        kinds = str if name not in _ALLOWED or isinstance(allowed[0], str) else (int, float) if name in _FRACTIONS else int
-        for item in items if isinstance(value, list) or allowed else []:
-            if name in _LISTS and (isinstance(item, bool) or not isinstance(item, kinds)):
-                raise ValueError(f"parameter {name} must hold {'words' if kinds is str else 'whole numbers'}, got {reprlib.repr(item)}")
-            if allowed is None:
+        for item in items:
+            if type(item) is not type(allowed[0]):
+                kind = "words" if isinstance(allowed[0], str) else "whole numbers"
+                raise ValueError(f"parameter {name} must hold {kind}, got {reprlib.repr(item)}")
+            if name not in _ALLOWED:
                 continue
             if isinstance(item, str) and item not in allowed:
                 raise ValueError(f"parameter {name} must be one of {', '.join(allowed)}, got {item!r}")
             if not isinstance(item, str) and not allowed[0] <= item <= allowed[1]:
-                raise ValueError(f"parameter {name} must be between {allowed[0]} and {allowed[1]}, got {item}")
+                raise ValueError(f"parameter {name} must be between {allowed[0]:g} and {allowed[1]:.10g}, got {item}")
 
 
 def check_with_data(planned: Sequence[Planned]) -> None:
@@ -217,21 +230,17 @@ def check_with_data(planned: Sequence[Planned]) -> None:
 @functools.cache
 def _known(dataset: str) -> dict[str, Any]:
     """What a data set has, without its pixels; None for what is not known of it."""
-    import numpy as np
-
     from .. import data, wordnet
+    from . import plan
 
-    (_, train), (_, test) = (data.read(dataset, split) for split in ("train", "test"))
-    train.pop("left_out", None)
-    n, classes = len(train["labels"]), len(train["class_names"])
-    stand_in = data.Images(np.broadcast_to(np.uint8(0), (n, 1, 1, 3)), **{"mean": (0, 0, 0), "std": (1, 1, 1)} | train)
-    depth = wordnet.Hierarchy(stand_in.synsets).depth if stand_in.synsets else None
-    if stand_in.attributes is not None:
-        attributes = int((stand_in.attributes.any(0) & ~stand_in.attributes.all(0)).sum())
+    train, test = (plan.black(data.read(dataset, split)[1]) for split in ("train", "test"))
+    depth = wordnet.Hierarchy(train.synsets).depth if train.synsets else None
+    if train.attributes is not None:
+        attributes = int((train.attributes.any(0) & ~train.attributes.all(0)).sum())
     else:
-        attributes = len(wordnet.attributes(stand_in.synsets)) if stand_in.synsets else None
-    counts = {"images": n, "tested": len(test["labels"]), "classes": classes, "depth": depth, "attributes": attributes}
-    return counts | {"stand_in": stand_in}
+        attributes = len(wordnet.attributes(train.synsets)) if train.synsets else None
+    counts = {"images": len(train), "tested": len(test), "classes": len(train.class_names), "depth": depth, "attributes": attributes}
+    return counts | {"stand_in": train}
 
 
 def _typed(name: str, value: Any, default: Any) -> Any:

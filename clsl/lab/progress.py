@@ -19,25 +19,37 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Progress:
-    """Says what will be trained, then follows it. `there`: runs that are there already, `committed` of them as records."""
+    """Says what will be trained, then follows it. `there`: runs that are there already, `committed` of them as records.
+
+    Told to the file that `reproduce` watches ($CLSL_PROGRESS), below the cell of a notebook, or to the terminal.
+    """
 
     def __init__(self, missing: Sequence[Pretraining], there: int, committed: int):
         self.missing, self.number = missing, 0
+        in_notebook = "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+        self.out = sys.stdout if in_notebook else sys.stderr
+        self.watched = open(os.environ["CLSL_PROGRESS"], "a") if os.environ.get("CLSL_PROGRESS") else None
         known = f"{there} there already" + (f", {committed} of them from committed records" if committed else "")
         self._say(f"{len(missing) + there} trainings: {known}, {len(missing)} to do")
+
+    def _say(self, line: str) -> None:
+        for file in filter(None, (self.out, self.watched)):
+            print(line, file=file, flush=True)
 
     def __enter__(self) -> "Progress":
         if self.missing:
             self.sizes = [_steps(config) for config in self.missing]
             seconds = sum(plan.cost(config)["hours"] * 3600 for config in self.missing)
-            self._say(f"the {len(self.missing)} to do take about {_minutes(seconds)} here")
-            self.bar = tqdm(total=sum(self.sizes), file=_Out(), bar_format="{desc} · {percentage:.0f} % · {remaining} left")
-            self.bar.delay = 0
+            self._say(f"the {len(self.missing)} to do take about {minutes(seconds)} here")
+            form = "{desc} · {percentage:.0f} % · {remaining} left"
+            self.bar = tqdm(total=sum(self.sizes), file=self.watched or self.out, bar_format=form)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         if self.missing:
             self.bar.close()
+        if self.watched:
+            self.watched.close()
         if kind is KeyboardInterrupt:
             raise Interrupted("interrupted; nothing is lost: run the cell again to go on from the last epoch") from None
 
@@ -59,45 +71,12 @@ class Progress:
         yield on_step
         self.bar.update(before + size - self.bar.n)
 
-    def _say(self, line: str) -> None:
-        print(line, file=sys.stdout if _in_notebook() else sys.stderr, flush=True)
-        if path := os.environ.get("CLSL_PROGRESS"):
-            with open(path, "a") as file:
-                file.write(line + "\n")
-
 
 def _steps(config: Pretraining) -> int:
     """Steps of a training, and for the evaluation as many as of an epoch."""
     return (config.epochs + 1) * (plan.size(config) // config.batch_size)
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """A time in words: 1:23 min, or 1.6 hours from an hour and a half on."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
-
-
-def _in_notebook() -> bool:
-    return "IPython" in sys.modules and sys.modules["IPython"].get_ipython() is not None
-
-
-class _Out:
-    """Where tqdm writes its line: to the file that `reproduce` watches, into one output below the cell, or to the terminal."""
-
-    def __init__(self):
-        self.path, self.display = os.environ.get("CLSL_PROGRESS"), None
-
-    def write(self, text: str) -> None:
-        line = text.strip("\r\n ")
-        if self.path:
-            with open(self.path, "a") as file:
-                file.write(line + "\n")
-        elif not _in_notebook():
-            sys.stderr.write(text)
-        elif line:
-            from IPython.display import display
-
-            shown = {"text/plain": line}
-            self.display = self.display or display(shown, raw=True, display_id=True)
-            self.display.update(shown, raw=True)
-
-    def flush(self) -> None:
-        sys.stderr.flush()

@@ -18,6 +18,7 @@ import torch
 
 from .. import ROOT, device
 from ..config import Pretraining
+from ..data import kept
 from ..data.kept import Damaged
 from .fingerprint import source
 
@@ -32,9 +33,7 @@ def write(path: Path, config: Pretraining, result: dict, history: list[dict], pr
     classes = base64.b64encode(zlib.compress(predicted.numpy().astype("<i2").tobytes(), 9)).decode()
     record = {"form": FORM, "config": dataclasses.asdict(config), "result": result, "history": history}
     record |= {"predicted": classes, "made_by": machine() | {"commit": commit(), "source": source(config)} | origin}
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(_text(record | {"sha256": _checksum(record)}))
-    unfinished.replace(path)
+    kept.write(path, _text(record | {"sha256": _checksum(record)}).encode())
 
 
 def read(path: Path, config: Pretraining) -> dict:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest.mock import patch
 
 import pandas as pd
 import papermill
@@ -21,6 +22,7 @@ from jupyter_core.utils import run_sync
 from .. import ROOT, config
 from . import figures, fingerprint, plan, profiles, records, report, runs
 from .profiles import Planned
+from .progress import minutes
 
 
 def reproduce(
@@ -41,12 +43,12 @@ def reproduce(
     environment = {}
     if fresh:
         environment = {"CLSL_RECORDS": "", "CLSL_RUNS": os.environ.get("CLSL_RUNS") or str(ROOT / "runs" / f"fresh-{time.time():.0f}")}
-    with _environment(**environment):
+    with patch.dict(os.environ, environment):
         before = {path.parent.name for path in runs.folder().glob("*/record.json")}
         _run_all(todo, profile, command)
-    if not notebooks:
-        _prune(profile)
-    _say_where_from(profile, before)
+        if not notebooks:
+            _prune(profile)
+        _say_where_from(profile, before)
     print(report.closing(profile))
 
 
@@ -54,21 +56,18 @@ def _run_all(todo: Sequence[Planned], profile: str, command: str) -> None:
     clock = _Clock([each.experiment for each in todo], profile)
     with _kernel() as kernel:
         for i, each in enumerate(todo, 1):
-            _run(each, profile, command, kernel, clock, f"[{i}/{len(todo)}] {each.experiment}")
-
-
-def _run(each: Planned, profile: str, command: str, kernel: AsyncKernelManager, clock: "_Clock", title: str) -> None:
-    with _live_line(title, clock):
-        try:
-            _papermill(each, profile, kernel)
-        except papermill.PapermillExecutionError as error:
-            output = report.shown(figures.folder(profile) / f"{each.experiment}.ipynb")
-            raise RuntimeError(f"{_failure(each, error)} — see {output}") from None
-    seconds = clock.done(each.experiment)
-    print(f"{title} · {_minutes(seconds)}", flush=True)
-    _record_provenance(profile, each.experiment, command, seconds)
-    if each.notebook.stem.startswith("00"):
-        report.page(profile)
+            title = f"[{i}/{len(todo)}] {each.experiment}"
+            try:
+                with _live_line(title, clock):
+                    _papermill(each, profile, kernel)
+            except papermill.PapermillExecutionError as error:
+                output = report.shown(figures.folder(profile) / f"{each.experiment}.ipynb")
+                raise RuntimeError(f"{_failure(each, error)} — see {output}") from None
+            seconds = clock.done(each.experiment)
+            print(f"{title} · {minutes(seconds)}", flush=True)
+            _record_provenance(profile, each.experiment, command, seconds)
+            if each.notebook.stem.startswith("00"):
+                report.page(profile)
 
 
 def check(profile: str, n: int) -> None:
@@ -96,7 +95,7 @@ def _same(path: Path) -> bool:
         if kept["made_by"][name] != here[name]:
             print(f"{path.stem}: made with {name} {kept['made_by'][name]}, here {here[name]}", flush=True)
     torch.set_num_threads(kept["made_by"]["threads"])
-    with tempfile.TemporaryDirectory() as scratch, _environment(CLSL_RUNS=scratch, CLSL_RECORDS=""):
+    with tempfile.TemporaryDirectory() as scratch, patch.dict(os.environ, CLSL_RUNS=scratch, CLSL_RECORDS=""):
         new = runs.get(chosen).record
     pairs = {name: (value, new["result"].get(name)) for name, value in kept["result"].items() if name != "seconds"}
     pairs["last loss"] = kept["history"][-1]["loss"], new["history"][-1]["loss"]
@@ -128,17 +127,16 @@ def _dry_run(todo: Sequence[Planned], profile: str) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         notes = Path(scratch) / "plan"
         notes.touch()
-        with _environment(CLSL_FIGURES=scratch, CLSL_DRY_RUN=str(notes)):
-            with _kernel() as kernel:
-                for each in (each for each in todo if "training" in each.parameters):
-                    print(f"planning {each.experiment} …", file=sys.stderr, flush=True)
-                    try:
-                        _papermill(each, profile, kernel)
-                    except papermill.PapermillExecutionError as error:
-                        if error.ename != "DryRun":
-                            raise _failure(each, error) from None
-                    print(plan.shown(each.experiment, notes), flush=True)
-                    notes.write_text("")
+        with patch.dict(os.environ, CLSL_FIGURES=scratch, CLSL_DRY_RUN=str(notes)), _kernel() as kernel:
+            for each in (each for each in todo if "here.train(" in each.notebook.read_text(encoding="utf-8")):
+                print(f"planning {each.experiment} …", file=sys.stderr, flush=True)
+                try:
+                    _papermill(each, profile, kernel)
+                except papermill.PapermillExecutionError as error:
+                    if error.ename != "DryRun":
+                        raise RuntimeError(_failure(each, error)) from None
+                print(plan.shown(each.experiment, notes), flush=True)
+                notes.write_text("")
 
 
 @contextlib.contextmanager
@@ -156,7 +154,8 @@ def _papermill(each: Planned, profile: str, kernel: AsyncKernelManager) -> None:
     """Run a notebook in a kernel that has forgotten the names and counts of the notebook before."""
     client = kernel.blocking_client()
     client.start_channels()
-    client.execute_interactive("import os\n" + f"os.environ.update({_passed_on()!r})\nget_ipython().reset(new_session=True)")
+    ours = {name: value for name, value in os.environ.items() if name.startswith("CLSL_")}
+    client.execute_interactive(f"import os\nos.environ.update({ours!r})\nget_ipython().reset(new_session=True)")
     client.stop_channels()
     papermill.execute_notebook(
         os.path.relpath(each.notebook),
@@ -168,12 +167,8 @@ def _papermill(each: Planned, profile: str, kernel: AsyncKernelManager) -> None:
     )
 
 
-def _passed_on() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith("CLSL_")}
-
-
-def _failure(each: Planned, error: papermill.PapermillExecutionError) -> RuntimeError:
-    return RuntimeError(f"{each.notebook.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}")
+def _failure(each: Planned, error: papermill.PapermillExecutionError) -> str:
+    return f"{each.notebook.stem} failed in cell {error.exec_count}: {error.ename}: {error.evalue}"
 
 
 class _Clock:
@@ -192,27 +187,23 @@ class _Clock:
 
     def __str__(self) -> str:
         now, rest = time.time(), list(self.left.values())
-        said = f"{_minutes(now - self.start)} elapsed"
+        said = f"{minutes(now - self.start)} elapsed"
         if rest and None not in rest:
-            said += f", about {_minutes(max(0, rest[0] - (now - self.last)) + sum(rest[1:]))} left"
+            said += f", about {minutes(max(0, rest[0] - (now - self.last)) + sum(rest[1:]))} left"
         return said
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d} min"
 
 
 @contextlib.contextmanager
 def _live_line(title: str, clock: _Clock) -> Iterator[None]:
     """One line in the terminal that follows the training in the notebook's kernel (progress.py writes it)."""
-    with tempfile.TemporaryDirectory() as scratch, _environment(CLSL_PROGRESS=f"{scratch}/progress"):
+    with tempfile.TemporaryDirectory() as scratch, patch.dict(os.environ, CLSL_PROGRESS=f"{scratch}/progress"):
         progress = Path(scratch) / "progress"
         progress.touch()
         done = threading.Event()
 
         def follow() -> None:
             while not done.wait(0.5):
-                lines = [line for line in progress.read_text().splitlines() if line.strip()]
+                lines = [line.strip() for line in progress.read_text().splitlines() if line.strip()]
                 print(f"\r\033[K{' · '.join([title, *lines[-1:], str(clock)])}"[:160], end="", flush=True)
 
         thread = threading.Thread(target=follow, daemon=True)
@@ -225,18 +216,6 @@ def _live_line(title: str, clock: _Clock) -> Iterator[None]:
             if thread.is_alive():
                 thread.join()
                 print("\r\033[K", end="")
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables that the notebooks' kernels see, for a while."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _record_provenance(profile: str, experiment: str, command: str, seconds: float) -> None:

@@ -23,7 +23,7 @@ from .. import ROOT, Diverged, clusters, data, device, encoders, evaluate, train
 from ..config import Pretraining
 from ..data import kept
 from ..methods import METHODS
-from . import fingerprint, records
+from . import claims, fingerprint, records
 from .progress import Progress
 
 
@@ -62,7 +62,7 @@ class Run:
                     path.unlink(missing_ok=True)
                 continue
             encoder = encoders.build(self.config.encoder, self.config.image_size)
-            encoder.load_state_dict({name: value.float() if value.is_floating_point() else value for name, value in weights.items()})
+            encoder.load_state_dict(weights)  # which become float32 again
             return encoder.eval()
         raise OSError(f"of {name} only the record is kept, not the weights: runs.get(config, fresh=True) trains it")
 
@@ -122,17 +122,14 @@ def _check_predictions(path: Path, config: Pretraining, record: dict) -> None:
         return
     if record["made_by"].get("data") != state_of(config.dataset):
         raise records.Damaged(f"the record {path} was made of other images than {config.dataset} has now")
-    t = _images(config.dataset, config.tested_on, config.test_size, config.image_size).labels
-    predicted = records.predicted(record)
+    t, predicted = _tested(config).labels, records.predicted(record)
     if len(predicted) != len(t) or not abs(evaluate.accuracy(predicted, t) - record["result"]["top1"]) < 1e-9:
         raise records.Damaged(f"the record {path} has predictions that do not fit its result")
 
 
 def recognised(run: Run) -> np.ndarray:
     """Whether the linear probe recognised each test image, bool [M]."""
-    config = run.config
-    t = _images(config.dataset, config.tested_on, config.test_size, config.image_size).labels
-    return (records.predicted(run.record) == t).numpy()
+    return (records.predicted(run.record) == _tested(run.config).labels).numpy()
 
 
 def keep_encoder(weights: Path, into: Path) -> None:
@@ -162,16 +159,13 @@ def asked(configs: Sequence[Pretraining]) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"level": "Int64", "k": "Int64"})
 
 
-_MEASURED = "num_clusters h_z i_zt h_z_given_t companions top1 knn top1_1percent top1_10percent within transfer seconds".split()
-
-
 def table(runs: Sequence[Run], experiment: str) -> pd.DataFrame:
     """The tidy table of some runs, one row a run; accuracy in percent, information in bits, time in seconds."""
-    measured = pd.DataFrame([{name: run.result.get(name) for name in _MEASURED} for run in runs])
+    measured = pd.DataFrame([{name: run.result.get(name) for name in claims.MEASURED} for run in runs])
     made = {"probe": [run.config.probe for run in runs], "hardware": [records.hardware(run.record["made_by"]) for run in runs]}
-    rows = pd.concat([asked([run.config for run in runs]), measured], axis=1)
+    rows, last = asked([run.config for run in runs]), ["config", "setting"]
     rows.insert(0, "experiment", experiment)
-    return rows[[name for name in rows if name not in ("config", "setting")] + ["config", "setting"]].assign(**made)
+    return pd.concat([rows.drop(columns=last), measured, rows[last]], axis=1).assign(**made)
 
 
 def train_here(config: Pretraining, on_step: Callable[[int], None] = lambda done: None) -> None:
@@ -214,8 +208,7 @@ def _origin(unfinished: Path, config: Pretraining) -> dict:
         shutil.rmtree(unfinished)
         others = []
     unfinished.mkdir(exist_ok=True)
-    path.with_suffix(".new").write_text(json.dumps(here | {"machines": [*others, *here["machines"]]}))
-    path.with_suffix(".new").replace(path)
+    kept.write(path, json.dumps(here | {"machines": [*others, *here["machines"]]}).encode())
     return ({"data": here["data"]} if here["data"] else {}) | ({"also_on": others} if others else {})
 
 
@@ -259,7 +252,7 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.
     images = _images(config.dataset, "train", config.train_size, config.image_size)
     if config.batch_size > len(images):
         raise ValueError(f"batch_size {config.batch_size} is more than the {len(images)} images")
-    test = _images(config.dataset, config.tested_on, config.test_size, config.image_size)
+    test = _tested(config)
     whole = config.tested_on == "held_out" and _images(config.dataset, "train", None, config.image_size)
     if whole and len(images) + len(test) > len(whole):
         raise ValueError(f"{len(test)} held-out images are too many: {len(images)} of the same split are trained on")
@@ -271,9 +264,14 @@ def _prepare(config: Pretraining) -> tuple[data.Images, data.Images, tuple[data.
         raise ValueError(f"{config.clusters} puts every image into a cluster of its own: leave it out; simclr does that")
     if config.companions and k is None and int(told.unique(dim=0, return_counts=True)[1].max()) < config.companions:
         raise ValueError(f"no cluster of {config.clusters} has {config.companions} images for a group of companions")
+    if config.transfer is None:
+        return images, test, None
     sizes = {"train": config.train_size, "test": config.test_size}
-    pair = config.transfer and tuple(_images(config.transfer, split, n, config.image_size) for split, n in sizes.items())
-    return images, test, pair
+    return images, test, tuple(_images(config.transfer, split, n, config.image_size) for split, n in sizes.items())
+
+
+def _tested(config: Pretraining) -> data.Images:
+    return _images(config.dataset, config.tested_on, config.test_size, config.image_size)
 
 
 def _images(name: str, split: str, size: int | None, image_size: int | None) -> data.Images:

@@ -19,11 +19,8 @@ def describe(name: str, spec: str | None = None, image_size: int | None = None) 
 
     Files are packed for views of `image_size` pixels, if they were not yet. Raises what data.load and clusters.make raise.
     """
-    lines = []
-    for split in ("train", "test"):
-        images = data.load(name, split, image_size=image_size)
-        lines += _counts(name, split, images)
-    images = data.load(name, "train", image_size=image_size)
+    images, test = (data.load(name, split, image_size=image_size) for split in ("train", "test"))
+    lines = _counts(name, "train", images) + _counts(name, "test", test)
     spec = spec or clusters_of(images)
     z = clusters.make(spec, images)
     i, h = information.mutual_information(z, images.labels), information.conditional_entropy(z, given=images.labels)
@@ -35,7 +32,7 @@ def describe(name: str, spec: str | None = None, image_size: int | None = None) 
 
 
 def _counts(name: str, split: str, images: data.Images) -> list[str]:
-    known_size = data.DATASETS[name.partition(":")[0]]
+    published = data.DATASETS[name.partition(":")[0]]
     known = [field for field in ("synsets", "attributes", "tags", "columns") if getattr(images, field) is not None]
     shape = "×".join(str(n) for n in images.images.shape)
     lines = [f"{name} {split}: {shape} uint8, {len(images.class_names)} classes; also known: {', '.join(known) or 'nothing'}"]
@@ -47,12 +44,11 @@ def _counts(name: str, split: str, images: data.Images) -> list[str]:
     lines += [
         "  " + textwrap.shorten(f"{what}: {', '.join(names)}", 120, placeholder=" …") for what, names in named.items() if names
     ]
-    if known_size.train:
-        a = 0 if images.attributes is None else images.attributes.shape[1]
+    if published.train:
         expected = {
-            "images": (len(images), getattr(known_size, split)),
-            "classes": (len(images.class_names), known_size.classes),
-            "attributes": (a, known_size.attributes),
+            "images": (len(images), getattr(published, split)),
+            "classes": (len(images.class_names), published.classes),
+            "attributes": (len(images.attribute_names or ()), published.attributes),
         }
         lines += [f"  {n} {what} instead of {m}" for what, (n, m) in expected.items() if n != m]
     lines += [f"  left out: {reason}" for reason in images.left_out]
@@ -72,10 +68,10 @@ def clusters_of(images: data.Images) -> str:
     return "labels"
 
 
-def draw(images: data.Images, z: torch.Tensor, name: str, spec: str, rows: int = 8) -> Path:
-    """The first images of the largest clusters, a cluster a row; saved to figures/data/."""
+def draw(images: data.Images, z: torch.Tensor, name: str, spec: str) -> Path:
+    """The first images of the eight largest clusters, a cluster a row; saved to figures/data/."""
     figures.style()
-    largest = {k: _name(images, z, k, spec) for k in z.bincount().argsort(descending=True)[:rows].tolist()}
+    largest = {k: _name(images, z, k, spec) for k in z.bincount().argsort(descending=True)[:8].tolist()}
     figure = figures.sheet(images, z, largest)
     figure.suptitle(f"{name}, {spec}: the largest of {int(z.max()) + 1} clusters", fontsize=10)
     path = figures.folder("data") / f"{re.sub(r'[^a-z0-9]+', '_', f'{name} {spec}'.lower())[-100:]}.png"
@@ -102,7 +98,7 @@ def named(dataset: str, images: data.Images, spec: str) -> tuple[torch.Tensor, l
 def _name(images: data.Images, z: torch.Tensor, k: int, spec: str) -> str:
     """What the images of a cluster are: their synset at the level of WordNet, or else their first two classes."""
     classes = images.labels[z == k].unique().tolist()
-    kind, options = clusters.options(spec) if ":" in spec and not spec.startswith("column:") else (spec, {})
-    if kind == "wordnet":
-        return wordnet.Hierarchy(images.synsets).at(options["level"])[classes[0]].name().split(".")[0].replace("_", " ")
+    if spec.startswith("wordnet:"):
+        level = clusters.options(spec)[1]["level"]
+        return Hierarchy(images.synsets).at(level)[classes[0]].name().split(".")[0].replace("_", " ")
     return ", ".join(images.class_names[t] for t in classes[:2]) + (" …" if len(classes) > 2 else "")

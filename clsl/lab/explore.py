@@ -1,0 +1,128 @@
+"""Pictures to play with: controls above a picture in JupyterLab, the still picture wherever nothing runs."""
+
+import base64
+import html
+import io
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ipywidgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import display
+from matplotlib.figure import Figure
+
+from .. import clusters, information
+from ..data import Images
+from ..wordnet import Hierarchy
+from . import figures
+
+Drawn = tuple[Figure, str]  # and a text below it
+
+
+def live(draw: Callable[..., Drawn], **controls: tuple) -> None:
+    """Show draw(**values) below a slider for each value: (first, least, most), or (first, [choices]); numbers that are no whole ones by ratio.
+
+    What is wrong with a value is said in the picture's place. Run by papermill, and wherever no kernel runs, the first picture stands.
+    """
+    picture, text = _rendered(draw, {name: choices[0] for name, choices in controls.items()})
+    still = {"image/png": base64.b64encode(picture).decode(), "text/plain": text}
+    if "CLSL_PROGRESS" in os.environ:  # the papermill driver is following, and nobody moves anything
+        return display(still, raw=True)
+    handles = {name: _control(name, choices) for name, choices in controls.items()}
+    shown, below = ipywidgets.Image(value=picture), ipywidgets.HTML(_pre(text))
+
+    def update(change) -> None:
+        picture, text = _rendered(draw, {name: handle.value for name, handle in handles.items()})
+        shown.value, below.value = picture, _pre(text)
+
+    for handle in handles.values():
+        handle.observe(update, "value")
+    box = ipywidgets.VBox([*handles.values(), shown, below])
+    display(box._repr_mimebundle_() | still, raw=True)
+
+
+def _control(name: str, choices: tuple) -> ipywidgets.Widget:
+    value, low, *high = choices
+    words = dict(value=value, description=name, style={"description_width": "9em"}, layout={"width": "32em"})
+    if isinstance(low, list):
+        return ipywidgets.SelectionSlider(options=low, **words)
+    if isinstance(value, int):
+        return ipywidgets.IntSlider(min=low, max=high[0], **words)
+    return ipywidgets.FloatLogSlider(min=math.log10(low), max=math.log10(high[0]), **words)
+
+
+def _rendered(draw: Callable[..., Drawn], values: Mapping[str, Any]) -> tuple[bytes, str]:
+    """The picture as PNG, and the text below it."""
+    try:
+        figure, text = draw(**values)
+    except (ValueError, OSError) as error:
+        figure, text = plt.figure(figsize=(6, 1)), f"{error}"
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    plt.close(figure)
+    return content.getvalue(), text
+
+
+def _pre(text: str) -> str:
+    return f"<pre style='line-height: 1.3'>{html.escape(text)}</pre>"
+
+
+def circle(clusters: int = 3, temperature: float = 0.5, steps: int = 300, seed: int = 0) -> Drawn:
+    """Two images of each cluster, twice seen, on a circle: where the loss sends them at first, where some steps end, and the loss."""
+    z = np.repeat(np.arange(clusters), 4)
+    start = 2 * np.pi * np.random.default_rng(seed).random(len(z))
+    loss, gradient = on_circle(start, z, temperature)
+    angles, losses, push = start, [loss], -gradient  # the push at the start is drawn
+    for _ in range(steps):
+        angles = angles - 0.5 * gradient
+        loss, gradient = on_circle(angles, z, temperature)
+        losses.append(loss)
+    figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), width_ratios=[1, 1, 1.2], layout="none")
+    figure.subplots_adjust(0.01, 0.16, 0.99, 0.9, wspace=0.3)
+    for ax, angle, title in zip(axes, (start, angles), ("before", f"after {steps} steps")):
+        ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))
+        ax.scatter(np.cos(angle), np.sin(angle), 60, z, cmap="tab10", vmin=0, vmax=9, alpha=0.8)
+        ax.set(title=title, aspect="equal", xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
+        ax.axis("off")
+    arrows = -np.sin(start) * push, np.cos(start) * push
+    longest = dict(scale_units="xy", scale=max(np.abs(push).max(), 1e-9) / 0.6)
+    axes[0].quiver(np.cos(start), np.sin(start), *arrows, angles="xy", width=0.008, color="0.4", **longest)
+    axes[2].plot(losses, color=figures.COLOURS["cl_infonce"])
+    axes[2].set(xlabel="step of gradient descent", ylabel="Cl-InfoNCE (nats)", title="the loss")
+    return figure, f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} after {steps} steps"
+
+
+def on_circle(angles: np.ndarray, z: np.ndarray, temperature: float) -> tuple[float, np.ndarray]:
+    """Cl-InfoNCE of the views at some angles, [n] in radians, of the clusters z [n], in nats; and its gradient, [n]. Every cluster has two views."""
+    apart = angles[:, None] - angles
+    e = np.exp((np.cos(apart) - 1) / temperature)
+    np.fill_diagonal(e, 0)
+    positive = (z[:, None] == z) & ~np.eye(len(z), dtype=bool)
+    target = positive / positive.sum(1, keepdims=True)
+    guess = e / e.sum(1, keepdims=True)
+    loss = -(target * ((np.cos(apart) - 1) / temperature - np.log(e.sum(1, keepdims=True)))).sum(1).mean()
+    wrong = (guess - target) / (len(z) * temperature)  # of the similarities
+    return loss, -((wrong + wrong.T) * np.sin(apart)).sum(1)
+
+
+def level(images: Images, results: pd.DataFrame) -> Callable[[int], Drawn]:
+    """For a level of WordNet: images of each cluster; below them the tree, what the clusters know, and what was measured there."""
+    hierarchy = Hierarchy(images.synsets)
+
+    def draw(level: int) -> Drawn:
+        z = clusters.from_wordnet(images.synsets, images.labels, level)
+        names = sorted({synset.name() for synset in hierarchy.at(level)})
+        titles = [name.split(".")[0].replace("_", " ") for name in names[:12]]
+        i, h = information.mutual_information(z, images.labels), information.conditional_entropy(z, given=images.labels)
+        lines = [f"{len(names)} clusters, I(Z;T) = {i:.2f} bits, H(Z|T) = {h:.2f} bits"]
+        for method, top1 in results[results["level"] == level].groupby("method", sort=False)["top1"]:
+            lines.append(f"{figures.NAMES[method]}: {figures.with_error(top1.mean(), top1.sem())} %")
+        if len(lines) == 1:
+            lines.append("no training of this profile is at this level")
+        return figures.sheet(images, z, titles), "\n".join([*lines, "", hierarchy.show(level)])
+
+    return draw
