@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("advise", help="say which clusters of your images are worth training with, from few labels")
     command.add_argument("dataset", help="for example folder:/my/photographs")
-    command.add_argument("--labels", metavar="COLUMN", help="what the network is for, if not the label: a column, gaps are unknown")
-    command.add_argument("--labelled", type=int, metavar="N", help="use only N labels, drawn at random")
+    command.add_argument("--labels", metavar="COLUMN", help="what the network is for, if not the label: a column, or FILE.csv; gaps are unknown")
+    command.add_argument("--labelled", type=int, metavar="N", help="use only N labels, or write labels.csv, N images to fill in")
     command.add_argument("--train", type=float, metavar="MINUTES", help="train the advised clusters and SimCLR, to see")
     command.set_defaults(run=_advise)
 

@@ -147,6 +147,39 @@ def test_the_command(photographs, monkeypatch, capsys):
         __main__.main()
 
 
+def test_few_labels_are_asked_for_and_taken(photographs, tmp_path, monkeypatch):
+    """A table without labels: a file to fill in, never written over, and advice from what was filled in."""
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "mine" / "metadata.csv"
+    rows = [line.split(",") for line in table.read_text().split()]
+    table.write_text("\n".join(f"{name},{shop},{'ab'[i % 2]}{i % 3}" for i, (name, _, shop) in enumerate(rows[1:], 1)).join(["file_name,shop,bin\n", "\n"]))
+    assert "labels.csv has 20 images, drawn at random" in advise.advise(photographs, labelled=20)
+    with pytest.raises(OSError, match="labels.csv is there already"):
+        advise.advise(photographs, labelled=20)
+    asked = pd.read_csv("labels.csv", dtype=object)
+    true = {str(tmp_path / "mine" / name): label for name, label, _ in rows[1:]}
+    asked.assign(label=asked["file_name"].map(true).where(asked.index > 2)).to_csv("labels.csv", index=False)
+    images = advise.described(photographs)
+    t = advise.labels(images, "labels.csv")
+    assert len(images) == 60 and (images.labels == -1).all() and (t >= 0).sum() == 17
+    words = sorted(set(true.values()))
+    assert all(words[k] == true[file] for k, file in zip(t, images.files) if k >= 0)
+    assert {"column:shop", "column:bin", "column:shop and bin", "tags:level=1"} <= set(advise.candidates(images))
+    assert set(advise.candidates(images, leave_out=["shop"])) == {"column:bin"}
+    monkeypatch.setattr(advise.plan, "cost", lambda config, devices=1: {"hours": 0.1})
+    assert "17 of 60 images have a label" in advise.advise(photographs, "labels.csv")
+    (tmp_path / "labels.csv").write_text("file_name,label\nx.png,cat\n")
+    with pytest.raises(ValueError, match="labels.csv names images that are not trained on, the first x.png"):
+        advise.labels(images, "labels.csv")
+
+
+def test_a_reference_without_the_map_is_said_in_one_line(photographs, monkeypatch):
+    pd.read_csv(figures.folder("cpu") / "results.csv").drop(columns="companions").to_csv(figures.folder("cpu") / "results.csv")
+    monkeypatch.setattr(advise.plan, "cost", lambda config, devices=1: {"hours": 0.1})
+    lines = advise.advise(photographs, labelled=30).splitlines()
+    assert any(line.startswith("No advice: the reference in") and "lacks the map" in line and "column:shop" in line for line in lines)
+
+
 def test_train_says_whether_the_prediction_held(monkeypatch):
     trained = []
     tops = {"cl_infonce": {"top1": 31.0}, "simclr": {"top1": 29.0}}

@@ -5,6 +5,7 @@ What is odd has a rule (docs/data.md): it is left out and named, or refused in a
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -329,7 +330,15 @@ def _columns(table: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
     if others:
         for name, column in [*others.items(), *((more, cut) for cuts in coarser.values() for more, cut in (cuts or {}).items())]:
             out.setdefault("columns", {})[name] = torch.from_numpy(pd.factorize(column)[0].astype(np.int64))
+        out["columns"] |= _pairs({name: out["columns"][name] for name in others})
     return out, said
+
+
+def _pairs(columns: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Two columns taken together, "shop and camera", where both put five images together on average; of the first ten such."""
+    useful = [name for name, z in columns.items() if 5 * len(z.unique()) <= len(z)][:10]
+    pairs = {f"{a} and {b}": (columns[a] + 1) * (columns[b].max() + 2) + columns[b] + 1 for a, b in itertools.combinations(useful, 2)}
+    return {name: z.unique(return_inverse=True)[1] for name, z in pairs.items() if name not in columns}
 
 
 _DATES = (  # of the last, 03/04/2021, nobody knows which is the month

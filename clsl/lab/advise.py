@@ -5,7 +5,9 @@ which is fitted to the trainings of the committed reference.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -13,8 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .. import clusters, data, wordnet
+from .. import clusters, data, information, wordnet
 from ..config import Pretraining
+from ..data import own
 from . import estimates, figures, law, plan, runs
 
 METHODS = ("cl_infonce", "cross_entropy")
@@ -34,12 +37,13 @@ class Law(NamedTuple):
 def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequence[str] = ()) -> dict[str, torch.Tensor]:
     """Every clustering of these images that clusters.make has a name for: name → z [N]; of equal ones the first.
 
-    Columns, but for those to leave_out; tags at each level of WordNet that changes something; the k attributes of highest
+    Columns and pairs of columns, but for what is made of those to leave_out; tags at each level of WordNet that changes something; the k attributes of highest
     entropy for k = 1, 2, 4, …; with of_classes also the levels above the classes, which take every image's label. Not those
-    that put all images together, or each alone. Pairs of columns have no name: write them into a column of their own.
+    that put all images together, or each alone.
     """
-    names = [f"column:{name}" for name in images.columns or () if name not in leave_out]
-    if images.tags is not None:
+    made_of = {name: {name, re.sub(r" \((year|month|quarters)\)$", "", name), *name.split(" and ")} for name in images.columns or ()}
+    names = [f"column:{name}" for name, parts in made_of.items() if not parts & {*leave_out}]
+    if images.tags is not None and not any(_tells(images.columns[name], images.tags) for name in leave_out):
         names += [f"tags:level={level}" for level in wordnet.Hierarchy(clusters.tag_synsets(images)[0]).levels()]
     if images.attributes is not None:
         useful = int((images.attributes.any(0) & ~images.attributes.all(0)).sum())
@@ -56,21 +60,66 @@ def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequenc
     return found
 
 
+def _tells(column: torch.Tensor, tags: Sequence[str]) -> bool:
+    """Whether the tags are those of a column."""
+    return information.conditional_entropy(np.unique(tags, return_inverse=True)[1], given=column) == 0
+
+
+def described(dataset: str) -> data.Images:
+    """What is known of the images to train on, each of them black: advice needs no pixels, and so nothing is decoded.
+
+    Of a folder also the images without a label, whose label is -1. Raises what data.read raises.
+    """
+    data.check_name(dataset)
+    kind, _, given = dataset.partition(":")
+    root = Path(given).expanduser() if given else data.downloads.cache() / kind
+    if kind != "folder" or not root.is_dir():
+        return plan.black(data.read(dataset, "train")[1])
+    paths, known = own.with_gaps(root)
+    return plan.black(known | {"files": tuple(map(str, paths))})
+
+
 def labels(images: data.Images, column: str | None = None, labelled: int | None = None) -> np.ndarray:
-    """The labels of the images, int64 [N], -1 where unknown: their own, or a column's, of which gaps are unknown.
+    """The labels of the images, int64 [N], -1 where unknown: their own, or a column's, or those of a CSV file that `ask` wrote.
 
     labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or too few labels.
     """
-    if column is not None and column not in (images.columns or {}):
+    if column is not None and column.endswith(".csv"):
+        t = _answers(images, Path(column))
+    elif column is not None and column not in (images.columns or {}):
         there = ", ".join(images.columns or {}) or "none"
         raise ValueError(f"no column {column!r} of three or more words to take labels from: these images have {there}")
-    t = (images.labels if column is None else images.columns[column]).numpy().copy()
+    else:
+        t = (images.labels if column is None else images.columns[column]).numpy().copy()
     known = np.flatnonzero(t >= 0)
     if labelled is not None:
         if not 2 <= labelled <= len(known):
             raise ValueError(f"labelled must be between 2 and the {len(known)} images that have a label, got {labelled}")
         t[np.random.default_rng(0).permutation(known)[labelled:]] = -1
     return t
+
+
+def ask(images: data.Images, labelled: int, path: Path) -> str:
+    """Write a CSV file of images drawn at random, for somebody to fill in their labels; those that are known stand there.
+
+    Raises ValueError where there are fewer images, OSError where the file is there already.
+    """
+    if not 2 <= labelled <= len(images):
+        raise ValueError(f"labelled must be between 2 and the {len(images)} images, got {labelled}")
+    if path.exists():
+        raise OSError(f"{path} is there already, and may be filled in: say --labels {path}, or move it away")
+    chosen = np.random.default_rng(0).permutation(len(images))[:labelled]
+    words = [images.class_names[t] if t >= 0 else "" for t in images.labels[chosen].tolist()]
+    pd.DataFrame({"file_name": [images.files[i] for i in chosen], "label": words}).to_csv(path, index=False)
+    return f"{path} has {labelled} images, drawn at random: fill in the column label, then say --labels {path}"
+
+
+def _answers(images: data.Images, path: Path) -> np.ndarray:
+    """The labels in a file that `ask` wrote, int64 [N], -1 for a gap and for images that the file does not name."""
+    told = {row["file_name"]: row["label"] for _, row in own._rows(path, ("file_name", "label"))}
+    if foreign := [name for name in told if name not in set(images.files or ())]:
+        raise ValueError(f"{path} names images that are not trained on, the first {foreign[0]}")
+    return pd.factorize(pd.Series([told.get(name) for name in images.files], dtype=object), sort=True)[0].astype(np.int64)
 
 
 def laws(results: pd.DataFrame) -> dict[str, Law]:
@@ -104,7 +153,7 @@ def committed() -> dict[str, Law]:
 def settings(images: data.Images, some: Mapping[str, Law]) -> dict[str, Any]:
     """Encoder and epochs as in the trainings that the laws were fitted to, and the size of images that come from files."""
     training = next((each.training for each in some.values()), {})
-    return {**training} | ({} if images.files is None else {"image_size": images.images.shape[1]})
+    return {**training} | ({} if images.files is None else {"image_size": data.packed_side(None)})
 
 
 def _law(method: str, points: pd.DataFrame, gain: pd.Series, training: Mapping[str, Any]) -> Law:
@@ -133,6 +182,8 @@ def known(found: dict[str, torch.Tensor], t: np.ndarray, dataset: str, training:
 def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.DataFrame:
     """Each method's gain over SimCLR on each candidate of `known`, in points, with a 90 % interval; the largest gain first.
 
+    Without a law there is no gain, and the largest normalised mutual information with the label comes first.
+
     Three things are drawn for the interval: H(Z|T) within its own interval, the law's coefficients by bootstrap of families,
     and the error that the law makes on families left out.
     """
@@ -149,7 +200,8 @@ def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.Da
         low, high = np.minimum(low, gain), np.maximum(high, gain)
         rows.append(table.assign(method=each.method, gain=gain, gain_low=low, gain_high=high))
     if not rows:
-        return table.assign(method="cl_infonce", gain=np.nan, gain_low=np.nan, gain_high=np.nan).reset_index()
+        table = table.assign(method="cl_infonce", gain=np.nan, gain_low=np.nan, gain_high=np.nan)
+        return table.sort_values("clusters", key=lambda _: -law.predictors(table)["NMI"], kind="stable").reset_index()
     return pd.concat(rows).reset_index().sort_values("gain", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -171,7 +223,10 @@ def said(ranked: pd.DataFrame, minutes: float) -> str:
     if ranked.empty:
         return "Train with SimCLR: nothing is known of these images that puts some of them together."
     if ranked["gain"].isna().all():
-        return "No advice yet: the reference has too few trainings for a law; ./reproduce.sh cpu makes them."
+        return (
+            f"No advice: the reference in {figures.folder('cpu')} lacks the map of notebook 07, which ./reproduce.sh cpu makes; "
+            f"the clusters that agree best with the labels, {ranked['clusters'].iloc[0]}, come first."
+        )
     best = ranked.iloc[0]
     gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
     what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
@@ -209,15 +264,17 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
 def advise(dataset: str, column: str | None = None, labelled: int | None = None, minutes: float | None = None) -> str:
     """The whole advice on a data set's training images as text; its picture is saved to figures/advise/.
 
-    column, labelled: as `labels` takes them. minutes: train the advised clusters and SimCLR within these, too. Raises what
-    data.load, labels and estimates.estimated raise, and ValueError for minutes together with a column: a training is judged
-    by the data set's own labels.
+    column, labelled: as `labels` takes them; where fewer images than that have a label, `ask` writes labels.csv here. minutes:
+    train the advised clusters and SimCLR within these, too. Raises what data.read, labels, ask and estimates.estimated raise,
+    and ValueError for minutes together with a column: a training is judged by the data set's own labels.
     """
     if minutes is not None and (column is not None or not 0 < minutes < np.inf):
         raise ValueError(f"--train takes minutes above 0, and no --labels, got {minutes:g} and {column}")
-    images, some = data.load(dataset, "train"), committed()
+    images, some = described(dataset), committed()
+    if column is None and labelled is not None and images.files and (images.labels >= 0).sum() < labelled:
+        return ask(images, labelled, Path("labels.csv"))
     t, training = labels(images, column, labelled), settings(images, some)
-    found = candidates(images, leave_out=[column] if column else [])
+    found = candidates(images, leave_out=[column] if column in (images.columns or {}) else [])
     if not found:
         return said(pd.DataFrame(), 0)
     ranked = predicted(known(found, t, dataset, training), some)
