@@ -21,6 +21,7 @@ from ..data import own
 from . import estimates, figures, law, plan, runs
 
 METHODS = ("cl_infonce", "cross_entropy")
+_ROWS = 20  # of the table that are shown; ranked.csv has all
 _DRAWS = 200  # of the law, the information and the error, for the interval of a gain
 
 
@@ -227,13 +228,13 @@ def said(ranked: pd.DataFrame, minutes: float) -> str:
             f"No advice: the reference in {figures.folder('cpu')} lacks the map of notebook 07, which ./reproduce.sh cpu makes; "
             f"the clusters that agree best with the labels, {ranked['clusters'].iloc[0]}, come first."
         )
-    best = ranked.iloc[0]
+    best, time = ranked.iloc[0], "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
     gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
     what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
     if best["gain"] <= 0:
-        return f"Train with SimCLR, about {minutes:.0f} minutes here: even {what} is predicted to gain only {gain}."
+        return f"Train with SimCLR, {time} here: even {what} is predicted to gain only {gain}."
     sure = "" if best["gain_low"] > 0 else ", which is not sure to be more than nothing"
-    return f"Train with {what}, in batches of {best['batch_size']}: {gain} over SimCLR{sure}; about {minutes:.0f} minutes here."
+    return f"Train with {what}, in batches of {best['batch_size']}: {gain} over SimCLR{sure}; {time} here."
 
 
 def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
@@ -280,10 +281,11 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
     ranked = predicted(known(found, t, dataset, training), some)
     best, simclr = configurations(ranked, dataset, training)
     hours = plan.cost(best if ranked["gain"].iloc[0] > 0 else simclr)["hours"]
-    lines = [shown(ranked).to_string(index=False), said(ranked, 60 * hours)]
+    lines = [shown(ranked.head(_ROWS)).to_string(index=False), said(ranked, 60 * hours)]
     figures.style()
     figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
-    lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map: {figures.folder('advise')}")
+    ranked.to_csv(figures.folder("advise") / "ranked.csv", index=False)
+    lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map, and all {len(ranked)} rows: {figures.folder('advise')}")
     return "\n".join(lines + ([tried(ranked.iloc[0], best, simclr, minutes)] if minutes else []))
 
 

@@ -250,7 +250,7 @@ def onnx(encoder: Encoder, path: Path) -> float | None:
     where a package is missing, RuntimeError for a difference of more than 1e-4.
     """
     if missing := [package for package in ("onnx", "onnxscript") if not importlib.util.find_spec(package)]:
-        raise ValueError(f"torch writes ONNX with {' and '.join(missing)}: pip install onnx onnxscript onnxruntime")
+        raise ValueError(f"torch writes ONNX with {' and '.join(missing)}: pip install -e .[export]")
     encoder = copy.deepcopy(encoder).cpu().eval()
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, encoder.side, encoder.side, 3), np.uint8))
     options = dict(input_names=["images"], output_names=["features"], dynamic_shapes={"images": {0: torch.export.Dim("n")}})
