@@ -153,6 +153,8 @@ def test_few_labels_are_asked_for_and_taken(photographs, tmp_path, monkeypatch):
     table = tmp_path / "mine" / "metadata.csv"
     rows = [line.split(",") for line in table.read_text().split()]
     table.write_text("\n".join(f"{name},{shop},{'ab'[i % 2]}{i % 3}" for i, (name, _, shop) in enumerate(rows[1:], 1)).join(["file_name,shop,bin\n", "\n"]))
+    with pytest.raises(ValueError, match="no image of folder:.* has a label: --labelled 300 writes"):
+        advise.advise(photographs)
     assert "labels.csv has 20 images, drawn at random" in advise.advise(photographs, labelled=20)
     with pytest.raises(OSError, match="labels.csv is there already"):
         advise.advise(photographs, labelled=20)

@@ -51,7 +51,7 @@ def renamed(old, new):
 
 TABLES = {  # what is written, and what of it differs from the ten rows: files that are renamed, labels by file, lines left out
     "1 a mark at the start": (dict(text=csv(), encoding="utf-8-sig"), LABELS, []),
-    "2 semicolons, and the line in which Excel says so": (dict(text="sep=;\r\n" + csv().replace(",", ";")), LABELS, []),
+    "2 neither commas nor semicolons, and the line in which Excel says so": (dict(text="sep=|\r\n" + csv().replace(",", "|")), LABELS, []),
     "3 quotes around all, and a comma within": (
         dict(text=csv(*[f'"{name}","{label}, brown"' for name, label in LABELS.items()])),
         {name: f"{label}, brown" for name, label in LABELS.items()},

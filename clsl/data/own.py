@@ -233,10 +233,10 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
             if content.strip():
                 yield line, _json_row(path, line, content)
         return
-    first = re.match("sep=.(\r\n|\r|\n)", text)  # as Excel says what is between columns
+    first = re.match("sep=(.)(\r\n|\r|\n)", text)  # as Excel says what is between columns
     text, skipped = (text[first.end() :], 1) if first else (text, 0)
     header = re.split("\r\n|\r|\n", text)[0]
-    delimiter = max(",;\t", key=lambda each: ({*needed} <= {*_fields(header, each)}, header.count(each)))
+    delimiter = first[1] if first else max(",;\t", key=lambda each: ({*needed} <= {*_fields(header, each)}, header.count(each)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     begun = 1 + skipped
     try:

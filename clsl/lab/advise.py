@@ -275,6 +275,8 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
     if column is None and labelled is not None and images.files and (images.labels >= 0).sum() < labelled:
         return ask(images, labelled, Path("labels.csv"))
     t, training = labels(images, column, labelled), settings(images, some)
+    if (t < 0).all():
+        raise ValueError(f"no image of {dataset} has a label: --labelled 300 writes a file of 300 to fill in")
     found = candidates(images, leave_out=[column] if column in (images.columns or {}) else [])
     if not found:
         return said(pd.DataFrame(), 0)
