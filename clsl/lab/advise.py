@@ -281,13 +281,16 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
     if not found:
         return said(pd.DataFrame(), 0)
     ranked = predicted(known(found, t, dataset, training), some)
-    best, simclr = configurations(ranked, dataset, training)
+    trained = int((images.labels >= 0).sum()) or len(images)
+    best, simclr = configurations(ranked.assign(images=trained), dataset, training)
     hours = plan.cost(best if ranked["gain"].iloc[0] > 0 else simclr)["hours"]
     lines = [shown(ranked.head(_ROWS)).to_string(index=False), said(ranked, 60 * hours)]
     figures.style()
     figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
     ranked.to_csv(figures.folder("advise") / "ranked.csv", index=False)
     lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map, and all {len(ranked)} rows: {figures.folder('advise')}")
+    if minutes and trained < len(images):
+        lines.append(f"Trained on are only the {trained} images that have a label, though the prediction is for all {len(images)}.")
     return "\n".join(lines + ([tried(ranked.iloc[0], best, simclr, minutes)] if minutes else []))
 
 
