@@ -15,6 +15,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
+def load(name: str | Path):
+    """A trained encoder by its name, or by as much of it as no other has, or by its run's folder: a lab.use.Encoder.
+
+        encoder = clsl.load("cl_infonce-dbe8")
+        features = encoder.embed(["one.jpg", "two.jpg"])  # or Images, PIL images, an array uint8 [N, H, W, 3]
+    """
+    return importlib.import_module("clsl.lab.use").load(name)
+
+
 def __getattr__(name: str):
     """`from clsl import runs`, from wherever the house keeps it; only then, for torch takes seconds to import."""
     if name == "runs":

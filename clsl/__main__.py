@@ -1,4 +1,4 @@
-"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · check N FILE"""
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · advise · embed · export · check"""
 
 import argparse
 import json
@@ -49,11 +49,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("methods", nargs="*", help="all if none is named")
     command.set_defaults(run=_search)
 
+    command = commands.add_parser("advise", help="say which clusters of your images are worth training with, from few labels")
+    command.add_argument("dataset", help="for example folder:/my/photographs")
+    command.add_argument("--labels", metavar="COLUMN", help="what the network is for, if not the label: a column, or FILE.csv; gaps are unknown")
+    command.add_argument("--labelled", type=int, metavar="N", help="use only N labels, or write labels.csv, N images to fill in")
+    command.add_argument("--train", type=float, metavar="MINUTES", help="train the advised clusters and SimCLR, to see")
+    command.set_defaults(run=_advise)
+
+    _add_uses(commands)
     command = commands.add_parser("check", help="check the solution of an assignment of docs/teaching.md")
     command.add_argument("number", type=int, help="1, 2 or 3")
     command.add_argument("solution", type=Path, help="a Python file")
     command.set_defaults(run=_check)
     return parser
+
+
+def _add_uses(commands) -> None:
+    """What is done with an encoder once it is trained."""
+    command = commands.add_parser("embed", help="write an encoder's features of a data set's images")
+    command.add_argument("dataset", help="for example folder:/my/photographs")
+    command.add_argument("--encoder", required=True, help="a run or committed encoder: its name or its folder")
+    command.add_argument("--split", default="train", choices=("train", "test"))
+    command.add_argument("--out", type=Path, default=Path("features.npy"), help="FILE.npy or FILE.parquet: features.npy")
+    command.add_argument("--neighbours", nargs="+", default=[], metavar="IMAGE", help="draw its nearest images")
+    command.add_argument("--suspects", metavar="COLUMN", help="or clusters: list the images where it is probably wrong")
+    command.set_defaults(run=_embed)
+
+    command = commands.add_parser("export", help="write an encoder for other programs")
+    command.add_argument("encoder", help="as of embed")
+    command.add_argument("--onnx", type=Path, metavar="FILE", help="for onnxruntime and others")
+    command.add_argument("--state-dict", type=Path, metavar="FILE", help="for torchvision, of a ResNet")
+    command.set_defaults(run=_export)
 
 
 # Each imports what it needs: torch takes seconds.
@@ -98,10 +124,39 @@ def _train(arguments: argparse.Namespace) -> None:
             print(f"in {run.path.parent}")
 
 
+def _embed(arguments: argparse.Namespace) -> None:
+    from .lab import use
+
+    a = arguments
+    written = use.embed(a.dataset, a.encoder, a.split, a.out, a.neighbours, a.suspects)
+    print(printable(f"in {', '.join(map(str, written))}"))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from .lab import use
+
+    a, encoder = arguments, use.load(arguments.encoder)
+    if not (a.onnx or a.state_dict):
+        raise ValueError("nothing to write: say --onnx FILE, --state-dict FILE or both")
+    if a.state_dict:
+        print(printable(f"in {use.state_dict(encoder, a.state_dict)}"))
+    if a.onnx:
+        apart = use.onnx(encoder, a.onnx)
+        checked = "not compared with torch: pip install onnxruntime" if apart is None else f"at most {apart:.1e} from torch"
+        print(printable(f"in {a.onnx}, {checked}"))
+
+
 def _search(arguments: argparse.Namespace) -> None:
     from .lab import search
 
     print(search.search(arguments.methods).to_string(index=False))
+
+
+def _advise(arguments: argparse.Namespace) -> None:
+    from .lab import advise
+
+    a = arguments
+    print(printable(advise.advise(a.dataset, a.labels, a.labelled, a.train)))
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -257,7 +257,7 @@ def test_a_folder_described_by_a_table(tmp_path):
     files = data.read(f"folder:{tmp_path}", "train")[0]
     i = [int(path.stem) for path in files]
     assert train.attributes.tolist() == [[j % 2 == 0, j % 3 == 0, j % 3 == 0] for j in i]
-    assert train.tags == tuple(rows[j]["noun"] for j in i) and set(train.columns) == {"noun", "year"}
+    assert train.tags == tuple(rows[j]["noun"] for j in i) and set(train.columns) == {"noun", "year", "noun and year"}
     assert train.labels.tolist() == [j % 2 for j in i]
     z = clusters.make("column:year", train)
     assert len(z.unique()) == 4

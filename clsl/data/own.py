@@ -5,6 +5,7 @@ What is odd has a rule (docs/data.md): it is left out and named, or refused in a
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import torch
 
 from .. import wordnet
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp", ".jfif"}
 _SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 _TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 _TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "-1.0", "false", "no"}
@@ -35,19 +36,30 @@ class Table(NamedTuple):
 def folder(root: Path, split: str) -> tuple[list[Path], dict[str, Any]]:
     """A folder for each class, or metadata.csv, .tsv or .jsonl (`file_name`, `label`, any further columns).
 
-    With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on.
-    Further columns with two values are attributes, where one that is missing counts as a no; the first text column is tags,
-    a noun of WordNet each; and every column but the attributes makes clusters of its own. Classes whose names are nouns of
-    WordNet have a hierarchy. Raises OSError, in a line, for what cannot be read without a guess.
+    With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on, whole
+    groups where a column is called `group`. Further columns with two values are attributes, where one that is missing counts
+    as a no; the first text column is tags, a noun of WordNet each; and every column but the attributes makes clusters of its
+    own. Classes whose names are nouns of WordNet have a hierarchy. Raises OSError, in a line, for what cannot be read without
+    a guess.
     """
+    return _read(root, split, {part: _described(path) for part, path in _parts(root).items()} or _divided(_described(root)))
+
+
+def with_gaps(root: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Like `folder` for the images to train on, and for those without a label, whose label is -1; there need be no label at all."""
     parts = _parts(root)
-    tables = {part: _described(path) for part, path in parts.items()} or _divided(_described(root))
+    tables = {part: _described(path, gaps=True) for part, path in parts.items()} or _divided(_described(root, gaps=True))
+    return _read(root, "train", tables, classes_needed=0)
+
+
+def _read(root: Path, split: str, tables: Mapping[str, Table], classes_needed: int = 2) -> tuple[list[Path], dict[str, Any]]:
+    parts = _parts(root)
     rows = pd.concat({part: table.rows for part, table in tables.items()})
-    classes = sorted(set(tables["train"].rows["label"]))
-    if len(classes) < 2:
+    classes = sorted(set(tables["train"].rows["label"].dropna()))
+    if len(classes) < classes_needed:
         raise OSError(f"{root} has one class to train on ({', '.join(classes)}): it takes two to test a representation")
     fields, same = _columns(rows.drop(columns=["file_name", "label"]))
-    mine, known = rows.index.get_level_values(0) == split, rows["label"].isin(classes)
+    mine, known = rows.index.get_level_values(0) == split, rows["label"].isin(classes) | rows["label"].isna()
     left_out = tables[split].left_out + (same if split == "train" else [])
     if foreign := sorted(set(rows["label"][mine & ~known])):
         left_out.append(f"{(mine & ~known).sum()} images to {split} are of classes that train lacks, the first {foreign[0]!r}")
@@ -72,10 +84,14 @@ def selected(fields: Mapping[str, Any], indices: torch.Tensor) -> dict[str, Any]
 
 
 def _divided(table: Table) -> dict[str, Table]:
-    """The rows to train and to test on, drawn once and for all; what was left out is said with the first."""
-    names = sorted(table.rows["file_name"])
-    mine = {part: table.rows["file_name"].isin(drawn(names, part, 0.8)) for part in _SPLITS}
-    return {part: Table(table.rows[mine[part]], table.left_out if part == "train" else []) for part in _SPLITS}
+    """The rows to train and to test on, drawn once and for all; what was left out is said with the first.
+
+    Drawn are files, or the groups that a column `group` names; what has no label is not tested on.
+    """
+    rows = table.rows
+    of = rows["group"].fillna(rows["file_name"]) if "group" in rows else rows["file_name"]
+    test = of.isin(drawn(sorted(set(of[rows["label"].notna()])), "test", 0.8)) & rows["label"].notna()
+    return {"train": Table(rows[~test], table.left_out), "test": Table(rows[test], [])}
 
 
 def files(root: Path) -> list[Path]:
@@ -143,12 +159,13 @@ def _table_of(root: Path) -> Path | None:
     return there[0] if there else None
 
 
-def _described(root: Path) -> Table:
+def _described(root: Path, gaps: bool = False) -> Table:
+    """What a folder says of its images; gaps: also of those without a label."""
     listed = _table_of(root)
     found = {path.relative_to(root).as_posix(): path for path in _walk(root)}
     images = {name for name, path in found.items() if _is_image(path)}
     if listed is not None:
-        return _listed(listed, found.keys(), images)
+        return _listed(listed, found.keys(), images, gaps)
     names, left_out = sorted(images), []
     if not names or any("/" not in name for name in names):
         raise OSError(f"{root} needs a folder of images for each class, or a metadata.csv with file_name and label")
@@ -161,18 +178,18 @@ def _say(left_out: list[str], names: Collection[str], words: str) -> None:
         left_out.append(f"{len(names)} {words}, the first {min(names)}")
 
 
-def _listed(path: Path, found: Collection[str], images: set[str]) -> Table:
-    """The rows of a table whose files are there and that have a label."""
-    rows, lines, left_out = [], {}, []
-    there = {unicodedata.normalize("NFC", name): name for name in found}  # macOS takes letters and accents apart
-    for line, row in _rows(path):
-        name, label = row.get("file_name"), row.get("label")
+def _listed(path: Path, found: Collection[str], images: set[str], gaps: bool) -> Table:
+    """The rows of a table whose files are there and that have a label, or need none."""
+    rows, lines, left_out, there = [], {}, [], _by_name(found)
+    for line, row in _rows(path, ("file_name",) if gaps else ("file_name", "label")):
+        name, label = row.get("file_name"), row.setdefault("label", None)
         if name is None:
             raise OSError(f"{path}, line {line}: no file_name")
-        name = name.replace("\\", "/")
+        name = name.replace("\\", "/").removeprefix(f"{path.parent.as_posix()}/")
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise OSError(f"{path}, line {line}: {name} leads out of the folder")
-        name = there.get(unicodedata.normalize("NFC", Path(name).as_posix()), Path(name).as_posix())
+        name = Path(name).as_posix()
+        name = next((there[each] for each in _spellings(name) if there.get(each)), name)
         if name in lines:
             first, other = lines[name]
             if other != label:
@@ -180,48 +197,77 @@ def _listed(path: Path, found: Collection[str], images: set[str]) -> Table:
             left_out.append(f"{path}, line {line}: {name} is listed twice")
             continue
         lines[name] = line, label
-        if label is None:
+        if label is None and not gaps:
             left_out.append(f"{path}, line {line}: {name} has no label")
         elif name not in found:
             left_out.append(f"{path}, line {line}: {name} is not there")
         else:
             rows.append({**row, "file_name": name})
     if not rows:
-        raise OSError(f"{path} names no image that is there and has a label" + (f": {left_out[0]}" if left_out else ""))
+        raise OSError(f"{path} names no image that is there{'' if gaps else ' and has a label'}" + (f": {left_out[0]}" if left_out else ""))
     _say(left_out, images - lines.keys(), f"images have no row in {path}")
     return Table(pd.DataFrame(rows, dtype=object), left_out)
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Line and words of each row of a table; a gap is None."""
+def _spellings(name: str) -> tuple[str, ...]:
+    """How a file may be called: with letters and accents in one; in another case; without its folder, or in one of Windows."""
+    whole = unicodedata.normalize("NFC", name)
+    last = re.sub("^[A-Za-z]:/.*/", "", whole).casefold()
+    return whole, f"?{whole.casefold()}", f"*/{last}"
+
+
+def _by_name(found: Collection[str]) -> dict[str, str | None]:
+    """Spelling → file; None where two files are spelled so. macOS takes letters and accents apart, Windows knows no case."""
+    there: dict[str, str | None] = {}
+    for name in sorted(found):
+        for each in {*_spellings(name)[:2], _spellings(name.split("/")[-1])[2]}:
+            there[each] = None if each in there else name
+    return there | {_spellings(name)[0]: name for name in found}
+
+
+def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Line and words of each row of a table that has words; a gap is None. Columns without a name and without words are none."""
     text = _text(path)
     if path.suffix == ".jsonl":
         for line, content in enumerate(re.split("\r\n|\r|\n", text), 1):
             if content.strip():
                 yield line, _json_row(path, line, content)
         return
+    first = re.match("sep=(.)(\r\n|\r|\n)", text)  # as Excel says what is between columns
+    text, skipped = (text[first.end() :], 1) if first else (text, 0)
     header = re.split("\r\n|\r|\n", text)[0]
-    delimiter = max(",;\t", key=lambda each: ({"file_name", "label"} <= {*_fields(header, each)}, header.count(each)))
+    delimiter = first[1] if first else max(",;\t", key=lambda each: ({*needed} <= {*_fields(header, each)}, header.count(each)))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    begun = 1 + skipped
     try:
-        names = [name.strip() for name in next(reader, [])]
-        if wrong := [name for name in names if names.count(name) > 1 or not name]:
-            raise OSError(f"{path}, line 1: two columns have the name {wrong[0]!r}" if wrong[0] else f"{path}, line 1: a column without a name")
-        for needed in ("file_name", "label"):
-            if needed not in names:
-                raise OSError(f"{path} lacks the column {needed}: it has {', '.join(names) or 'nothing'}")
-        for fields in reader:
+        names = _named(next(reader, []))
+        if wrong := [name for name in names if name and names.count(name) > 1]:
+            raise OSError(f"{path}, line {begun}: two columns have the name {wrong[0]!r}")
+        if lacking := [name for name in needed if name not in names]:
+            raise OSError(f"{path} lacks the column {lacking[0]}: it has {', '.join(names) or 'nothing'}")
+        while True:
+            begun = reader.line_num + 1 + skipped
+            if (fields := next(reader, None)) is None:
+                return
             if fields and len(fields) != len(names):
                 message = f"{len(fields)} fields, and {len(names)} columns: quote what has a {delimiter!r} in it"
-                raise OSError(f"{path}, line {reader.line_num}: {message}")
-            if fields:
-                yield reader.line_num, {name: field.strip() or None for name, field in zip(names, fields)}
+                raise OSError(f"{path}, line {begun}: {message}")
+            if any(field.strip() and not name for name, field in zip(names, fields)):
+                raise OSError(f"{path}, line {1 + skipped}: a column without a name, and line {begun} has words in it")
+            if any(map(str.strip, fields)):
+                yield begun, {name: field.strip() or None for name, field in zip(names, fields) if name}
     except csv.Error as error:
-        raise OSError(f"{path}, line {reader.line_num}: {error}: is a quote left open?") from None
+        raise OSError(f"{path}, line {begun}: {error}: is a quote left open?") from None
 
 
 def _fields(header: str, delimiter: str) -> list[str]:
-    return [name.strip() for name in next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])]
+    return _named(next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), []))
+
+
+def _named(names: Sequence[str]) -> list[str]:
+    """The names of columns, of which file_name and label may be written like File Name and LABEL."""
+    plain = {name: re.sub("[ _-]", "", name.casefold()) for name in names}
+    return [{"filename": "file_name", "label": "label"}.get(plain[name], name.strip()) for name in names]
 
 
 def _json_row(path: Path, line: int, content: str) -> dict[str, str | None]:
@@ -272,15 +318,66 @@ def _columns(table: pd.DataFrame) -> tuple[dict[str, Any], list[str]]:
             attributes[f"{name}={values[1]}"] = column == values[1]
         else:
             others[name] = column
+    coarser = {name: _coarser(name, column) for name, column in others.items()}
+    texts = [name for name, cut in coarser.items() if cut is None]
+    several = {name: _several(others[name]) for name in texts}
+    attributes |= {f"{name}={word}": has for name, words in several.items() for word, has in words.items()}
     if attributes:
         out["attributes"] = torch.from_numpy(np.stack([column.to_numpy(bool) for column in attributes.values()], axis=1))
         out["attribute_names"] = tuple(attributes)
-    texts = [name for name, column in others.items() if pd.to_numeric(column.dropna(), errors="coerce").isna().any()]
     if texts:
-        out["tags"] = tuple(others[texts[0]].fillna("").astype(str))
+        out["tags"] = tuple(map(_noun if several[texts[0]] else str, others[texts[0]].fillna("")))
     if others:
-        out["columns"] = {name: torch.from_numpy(pd.factorize(column)[0].astype(np.int64)) for name, column in others.items()}
+        for name, column in [*others.items(), *((more, cut) for cuts in coarser.values() for more, cut in (cuts or {}).items())]:
+            out.setdefault("columns", {})[name] = torch.from_numpy(pd.factorize(column)[0].astype(np.int64))
+        out["columns"] |= _pairs({name: out["columns"][name] for name in others})
     return out, said
+
+
+def _pairs(columns: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Two columns taken together, "shop and camera", where both put five images together on average; of the first ten such."""
+    useful = [name for name, z in columns.items() if 5 * len(z.unique()) <= len(z)][:10]
+    pairs = {f"{a} and {b}": (columns[a] + 1) * (columns[b].max() + 2) + columns[b] + 1 for a, b in itertools.combinations(useful, 2)}
+    return {name: z.unique(return_inverse=True)[1] for name, z in pairs.items() if name not in columns}
+
+
+_DATES = (  # of the last, 03/04/2021, nobody knows which is the month
+    r"(?P<year>\d{4})[-/.:](?P<month>\d\d?)[-/.:]\d\d?([T ].*)?",
+    r"\d\d?\.\s?(?P<month>\d\d?)\.\s?(?P<year>\d{4})( .*)?",
+    r"\d\d?/\d\d?/(?P<year>\d{4})( .*)?",
+)
+
+
+def _coarser(name: str, column: pd.Series) -> dict[str, pd.Series] | None:
+    """A column of dates by year and month, of more than twenty numbers in quarters; None for words, {} for nothing coarser."""
+    for pattern in _DATES:
+        if column.dropna().str.fullmatch(pattern).all():
+            found = column.str.extract(pattern)
+            cuts = {f"{name} (year)": found["year"]}
+            if "month" in found:
+                cuts[f"{name} (month)"] = found["year"] + "-" + found["month"].str.zfill(2)
+            return {each: cut for each, cut in cuts.items() if cut.nunique() > 1}
+    numbers = pd.to_numeric(column.str.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce")
+    if (numbers.isna() & column.notna()).any():
+        return None
+    return {f"{name} (quarters)": pd.qcut(numbers, 4, duplicates="drop")} if numbers.nunique() > 20 else {}
+
+
+def _several(column: pd.Series) -> dict[str, pd.Series]:
+    """Word → whether a cell has it, where cells hold several words that come again; of the words that a hundredth of them have."""
+    for separator in ";|,":
+        cells = column.fillna("").map(lambda cell: {word.strip() for word in cell.split(separator)})
+        counts = pd.Series([word for cell in cells for word in cell if word]).value_counts()
+        if cells.map(len).max() > 1 and len(counts) < column.nunique():
+            often = counts[(counts >= max(2, len(column) / 100)) & (counts < len(column))]
+            return {word: cells.map(lambda cell: word in cell) for word in sorted(often.index)}
+    return {}
+
+
+def _noun(cell: str) -> str:
+    """The first noun of WordNet among the words of a cell, else the first word."""
+    words = [word.strip() for word in re.split("[;|,]", cell)]
+    return next((word for word in words if wordnet.is_noun(word)), words[0])
 
 
 def _hierarchy(names: Sequence[str]) -> dict[str, Any]:

@@ -95,7 +95,19 @@ def decode(path: Path, side: int) -> tuple[np.ndarray, float] | tuple[None, str]
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOMEM):
             raise  # no fault of the picture
         said = str(error).replace(f": '{path}'", "").replace(f" '{path}'", "").replace("\n", " ") or type(error).__name__
-        return None, "an empty file" if path.exists() and path.stat().st_size == 0 else said
+        return None, _named(path) or said
+
+
+def _named(path: Path) -> str:
+    """What a file is that Pillow cannot read, where its first bytes tell."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(12)
+    except OSError:
+        return ""
+    if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1", b"ftyphevc"):
+        return "HEIC, as telephones write it, whatever its name says: save it as JPEG"
+    return "" if head else "an empty file"
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,314 @@
+"""Which of the clusters that one's images could have is worth training with: said before anything is trained.
+
+Every candidate is judged by what a few labels tell of I(Z;T) and H(Z|T) (estimates.py), and by the law of the map (law.py),
+which is fitted to the trainings of the committed reference.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from .. import clusters, data, information, wordnet
+from ..config import Pretraining
+from ..data import own
+from . import estimates, figures, law, plan, runs
+
+METHODS = ("cl_infonce", "cross_entropy")
+_ROWS = 20  # of the table that are shown; ranked.csv has all
+_DRAWS = 200  # of the law, the information and the error, for the interval of a gain
+
+
+class Law(NamedTuple):
+    """What a method gains over SimCLR, in percentage points, from what clusters know."""
+
+    method: str
+    fitted: pd.Series  # coefficients, as law.fitted has them
+    drawn: pd.DataFrame  # coefficients by bootstrap, a row a draw
+    errors: np.ndarray  # on families left out
+    training: dict[str, Any]  # encoder and epochs of the trainings that it was fitted to
+
+
+def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequence[str] = ()) -> dict[str, torch.Tensor]:
+    """Every clustering of these images that clusters.make has a name for: name → z [N]; of equal ones the first.
+
+    Columns and pairs of columns, but for what is made of those to leave_out; tags at each level of WordNet that changes
+    something; the k attributes of highest entropy for k = 1, 2, 4, …; with of_classes also the levels above the classes, which
+    take every image's label. Not those that put all images together, or each alone.
+    """
+    made_of = {name: {name, re.sub(r" \((year|month|quarters)\)$", "", name), *name.split(" and ")} for name in images.columns or ()}
+    names = [f"column:{name}" for name, parts in made_of.items() if not parts & {*leave_out}]
+    if images.tags is not None and not any(_tells(images.columns[name], images.tags) for name in leave_out):
+        names += [f"tags:level={level}" for level in wordnet.Hierarchy(clusters.tag_synsets(images)[0]).levels()]
+    if images.attributes is not None:
+        useful = int((images.attributes.any(0) & ~images.attributes.all(0)).sum())
+        names += [f"attributes:k={2**i}" for i in range(useful.bit_length())]
+    if of_classes and images.synsets is not None:
+        names += [f"wordnet:level={level}" for level in wordnet.Hierarchy(images.synsets).levels()]
+    found, seen = {}, set()
+    for name in names:
+        z = clusters.make(name, images)
+        same = np.unique(z, return_index=True)[1][z].tobytes()  # each image's first companion, whatever the ids
+        if 1 < len(z.unique()) < len(images) and same not in seen:
+            seen.add(same)
+            found[name] = z
+    return found
+
+
+def _tells(column: torch.Tensor, tags: Sequence[str]) -> bool:
+    """Whether the tags are those of a column."""
+    return information.conditional_entropy(np.unique(tags, return_inverse=True)[1], given=column) == 0
+
+
+def described(dataset: str) -> data.Images:
+    """What is known of the images to train on, each of them black: advice needs no pixels, and so nothing is decoded.
+
+    Of a folder also the images without a label, whose label is -1. Raises what data.read raises.
+    """
+    data.check_name(dataset)
+    kind, _, given = dataset.partition(":")
+    root = Path(given).expanduser() if given else data.downloads.cache() / kind
+    if kind != "folder" or not root.is_dir():
+        return plan.black(data.read(dataset, "train")[1])
+    paths, known = own.with_gaps(root)
+    return plan.black(known | {"files": tuple(map(str, paths))})
+
+
+def labels(images: data.Images, column: str | None = None, labelled: int | None = None) -> np.ndarray:
+    """The labels of the images, int64 [N], -1 where unknown: their own, or a column's, or those of a CSV file that `ask` wrote.
+
+    labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or too few labels.
+    """
+    if column is not None and column.endswith(".csv"):
+        t = _answers(images, Path(column))
+    elif column is not None and column not in (images.columns or {}):
+        there = ", ".join(images.columns or {}) or "none"
+        raise ValueError(f"no column {column!r} of three or more words to take labels from: these images have {there}")
+    else:
+        t = (images.labels if column is None else images.columns[column]).numpy().copy()
+    known = np.flatnonzero(t >= 0)
+    if labelled is not None:
+        if not 2 <= labelled <= len(known):
+            raise ValueError(f"labelled must be between 2 and the {len(known)} images that have a label, got {labelled}")
+        t[np.random.default_rng(0).permutation(known)[labelled:]] = -1
+    return t
+
+
+def ask(images: data.Images, labelled: int, path: Path) -> str:
+    """Write a CSV file of images drawn at random, for somebody to fill in their labels; those that are known stand there.
+
+    Raises ValueError where there are fewer images, OSError where the file is there already.
+    """
+    if not 2 <= labelled <= len(images):
+        raise ValueError(f"labelled must be between 2 and the {len(images)} images, got {labelled}")
+    if path.exists():
+        raise OSError(f"{path} is there already, and may be filled in: say --labels {path}, or move it away")
+    chosen = np.random.default_rng(0).permutation(len(images))[:labelled]
+    words = [images.class_names[t] if t >= 0 else "" for t in images.labels[chosen].tolist()]
+    pd.DataFrame({"file_name": [images.files[i] for i in chosen], "label": words}).to_csv(path, index=False)
+    return f"{path} has {labelled} images, drawn at random: fill in the column label, then say --labels {path}"
+
+
+def _answers(images: data.Images, path: Path) -> np.ndarray:
+    """The labels in a file that `ask` wrote, int64 [N], -1 for a gap and for images that the file does not name."""
+    told = {row["file_name"]: row["label"] for _, row in own._rows(path, ("file_name", "label"))}
+    if foreign := [name for name in told if name not in set(images.files or ())]:
+        raise ValueError(f"{path} names images that are not trained on, the first {foreign[0]}")
+    return pd.factorize(pd.Series([told.get(name) for name in images.files], dtype=object), sort=True)[0].astype(np.int64)
+
+
+def laws(results: pd.DataFrame) -> dict[str, Law]:
+    """For each method the law of its gain over SimCLR in percentage points, fitted to a results.csv as notebook 07 reads it.
+
+    The predictors are those that predict families left out best. Without SimCLR, or with fewer than four families of clusters
+    that a method was trained on, there is no law.
+    """
+    if "companions" not in results or "07_information" not in set(results["experiment"]):
+        return {}
+    asked = ["dataset", "encoder", "epochs", "part"]
+    table = results.merge(results.query("experiment == '07_information'")[asked].drop_duplicates())
+    simclr = table.query("clusters == 'instances' and method == 'simclr'")
+    if simclr.empty:
+        return {}
+    points, found = law.points(table, simclr["i_zt"].iloc[0], int(simclr["num_clusters"].iloc[0])), {}
+    training = table[["encoder", "epochs"]].iloc[0].to_dict()
+    for method in METHODS:
+        mine = points.dropna(subset=method) if method in points else points.head(0)
+        if mine["family"].nunique() > 3:
+            found[method] = _law(method, mine, mine[method] - points.loc["instances", "cl_infonce"], training)
+    return found
+
+
+def committed() -> dict[str, Law]:
+    """The laws of the committed reference, if it is there."""
+    path = figures.folder("cpu") / "results.csv"
+    return laws(pd.read_csv(path)) if path.exists() else {}
+
+
+def settings(images: data.Images, some: Mapping[str, Law]) -> dict[str, Any]:
+    """Encoder and epochs as in the trainings that the laws were fitted to, and the size of images that come from files."""
+    training = next((each.training for each in some.values()), {})
+    return {**training} | ({} if images.files is None else {"image_size": data.packed_side(None)})
+
+
+def _law(method: str, points: pd.DataFrame, gain: pd.Series, training: Mapping[str, Any]) -> Law:
+    x, family = law.predictors(points), points["family"]
+    x = x[law.chosen(x, gain, family)[0]]
+    errors = (gain - law.left_out(x, gain, family)).to_numpy()
+    return Law(method, law.fitted(x, gain), law.bootstrapped(x, gain, family, _DRAWS), errors, training)
+
+
+def known(found: dict[str, torch.Tensor], t: np.ndarray, dataset: str, training: Mapping[str, Any]) -> pd.DataFrame:
+    """What the candidates know of the labels t [N], -1 where unknown, in bits, and companions in a batch; a row each.
+
+    The batch is the one that was found best for Cl-InfoNCE on clusters of that kind, if there are as many images.
+    """
+    h_t, rows = estimates.class_entropy(t), {}
+    for name, z in found.items():
+        n, bits = z.bincount().double(), estimates.estimated(z.numpy(), t)
+        batch = min(Pretraining(dataset=dataset, method="cl_infonce", clusters=name, **training).batch_size, len(z))
+        companions = float((batch - 1) * (n * (n - 1)).sum() / (len(z) * (len(z) - 1)))
+        rows[name] = {"num_clusters": len(n), "batch_size": batch, "companions": companions, "h_z": bits.h_z}
+        for column, estimate in (("i_zt", bits.i_zt), ("h_z_given_t", bits.h_z_given_t)):
+            rows[name] |= {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
+    return pd.DataFrame(rows.values(), pd.Index(rows, name="clusters")).assign(h_t=h_t, images=len(t))
+
+
+def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.DataFrame:
+    """Each method's gain over SimCLR on each candidate of `known`, in points, with a 90 % interval; the largest gain first.
+
+    Without a law there is no gain, and the largest normalised mutual information with the label comes first.
+
+    Three things are drawn for the interval: H(Z|T) within its own interval, the law's coefficients by bootstrap of families,
+    and the error that the law makes on families left out.
+    """
+    random, rows, many = np.random.default_rng(seed), [], pd.concat([table] * _DRAWS)
+    spread = (many["h_z_given_t_high"] - many["h_z_given_t_low"]) / 3.29  # a 90 % interval has 3.29 standard deviations
+    for each in some.values():
+        h = (many["h_z_given_t"] + spread * random.normal(size=len(many))).clip(0, many["h_z"])
+        names = each.drawn.columns[1:]
+        x = law.predictors(many.assign(h_z_given_t=h, i_zt=many["h_z"] - h))[names].to_numpy().reshape(_DRAWS, len(table), -1)
+        drawn = each.drawn["constant"].to_numpy()[:, None] + (x * each.drawn[names].to_numpy()[:, None]).sum(2)
+        gain = law.predicted(law.predictors(table), each.fitted)
+        drawn = np.vstack([gain, drawn + random.choice(each.errors, drawn.shape)])
+        low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+        low, high = np.minimum(low, gain), np.maximum(high, gain)
+        rows.append(table.assign(method=each.method, gain=gain, gain_low=low, gain_high=high))
+    if not rows:
+        table = table.assign(method="cl_infonce", gain=np.nan, gain_low=np.nan, gain_high=np.nan)
+        return table.sort_values("clusters", key=lambda _: -law.predictors(table)["NMI"], kind="stable").reset_index()
+    return pd.concat(rows).reset_index().sort_values("gain", ascending=False, kind="stable", ignore_index=True)
+
+
+def shown(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The ranked table in words."""
+
+    def interval(column: str, form: str) -> list[str]:
+        columns = ranked[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
+        return [f"{v:{form}} ({low:{form}} to {high:{form}})" if v == v else "no law" for v, low, high in columns]
+
+    out = {"clusters Z": ranked["clusters"], "how many": ranked["num_clusters"].astype(str)}
+    out |= {"companions": ranked["companions"].map("{:.1f}".format), "I(Z;T), bits": interval("i_zt", ".2f")}
+    out |= {"H(Z|T), bits": interval("h_z_given_t", ".2f"), "method": ranked["method"].map(figures.NAMES)}
+    return pd.DataFrame(out | {"batch": ranked["batch_size"].astype(str), "gain over SimCLR, points": interval("gain", "+.1f")})
+
+
+def said(ranked: pd.DataFrame, minutes: float) -> str:
+    """The advice in a sentence; minutes: what the advised training would take here."""
+    if ranked.empty:
+        return "Train with SimCLR: nothing is known of these images that puts some of them together."
+    if ranked["gain"].isna().all():
+        return (
+            f"No advice: the reference in {figures.folder('cpu')} lacks the map of notebook 07, which ./reproduce.sh cpu makes; "
+            f"the clusters that agree best with the labels, {ranked['clusters'].iloc[0]}, come first."
+        )
+    best, time = ranked.iloc[0], "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
+    gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
+    what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
+    if best["gain"] <= 0:
+        return f"Train with SimCLR, {time} here: even {what} is predicted to gain only {gain}."
+    sure = "" if best["gain_low"] > 0 else ", which is not sure to be more than nothing"
+    return f"Train with {what}, in batches of {best['batch_size']}: {gain} over SimCLR{sure}; {time} here."
+
+
+def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
+    """The candidates on the plane of H(Z|T) and I(Z;T), and where the laws say that clusters begin to pay."""
+    figure, ax = plt.subplots(figsize=(7, 4.2))
+    points = ranked.drop_duplicates("clusters")
+    reach = points.head(1).assign(h_z_given_t=1.1 * max(points["h_z_given_t_high"].max(), 0.5))
+    plane = law.plane(reach, int(reach["images"].iloc[0]), int(reach["batch_size"].iloc[0]))
+    for each in some.values():
+        lines = pd.concat([each.fitted.to_frame().T, each.drawn.head(40)])
+        law.draw_zero(ax, plane, lines, figures.COLOURS[each.method], f"{figures.NAMES[each.method]} as good as SimCLR")
+    x, y = points["h_z_given_t"], points["i_zt"]
+    errors = [[(v - points[f"{v.name}_low"]).clip(0), (points[f"{v.name}_high"] - v).clip(0)] for v in (x, y)]
+    ax.errorbar(x, y, xerr=errors[0], yerr=errors[1], ls="", color="0.6", lw=1, zorder=1)
+    most = np.nanmax([1, *points["gain"].abs()])
+    looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-most, most), zorder=2, clip_on=False)
+    figure.colorbar(ax.scatter(x, y, 60, points["gain"].fillna(0), **looks), label="predicted gain over SimCLR, points")
+    for place, (name, h, i) in enumerate(zip(points["clusters"], x, y)):
+        apart = np.hypot((x - h) / (4 * x.max() or 1), (y - i) / y.max())
+        if not (apart < 0.04)[:place].any():  # no name over that of a better one
+            ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
+    ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
+    if some:
+        figure.legend(loc="outside upper center", ncols=2)
+    return figure
+
+
+def advise(dataset: str, column: str | None = None, labelled: int | None = None, minutes: float | None = None) -> str:
+    """The whole advice on a data set's training images as text; its picture is saved to figures/advise/.
+
+    column, labelled: as `labels` takes them; where fewer images than that have a label, `ask` writes labels.csv here. minutes:
+    train the advised clusters and SimCLR within these, too. Raises what data.read, labels, ask and estimates.estimated raise,
+    and ValueError for minutes together with a column: a training is judged by the data set's own labels.
+    """
+    if minutes is not None and (column is not None or not 0 < minutes < np.inf):
+        raise ValueError(f"--train takes minutes above 0, and no --labels, got {minutes:g} and {column}")
+    images, some = described(dataset), committed()
+    if column is None and labelled is not None and images.files and (images.labels >= 0).sum() < labelled:
+        return ask(images, labelled, Path("labels.csv"))
+    t, training = labels(images, column, labelled), settings(images, some)
+    if (t < 0).all():
+        raise ValueError(f"no image of {dataset} has a label: --labelled 300 writes a file of 300 to fill in")
+    found = candidates(images, leave_out=[column] if column in (images.columns or {}) else [])
+    if not found:
+        return said(pd.DataFrame(), 0)
+    ranked = predicted(known(found, t, dataset, training), some)
+    trained = int((images.labels >= 0).sum()) or len(images)
+    best, simclr = configurations(ranked.assign(images=trained), dataset, training)
+    hours = plan.cost(best if ranked["gain"].iloc[0] > 0 else simclr)["hours"]
+    lines = [shown(ranked.head(_ROWS)).to_string(index=False), said(ranked, 60 * hours)]
+    figures.style()
+    figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
+    ranked.to_csv(figures.folder("advise") / "ranked.csv", index=False)
+    lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map, and all {len(ranked)} rows: {figures.folder('advise')}")
+    if minutes and trained < len(images):
+        lines.append(f"Trained on are only the {trained} images that have a label, though the prediction is for all {len(images)}.")
+    return "\n".join(lines + ([tried(ranked.iloc[0], best, simclr, minutes)] if minutes else []))
+
+
+def configurations(ranked: pd.DataFrame, dataset: str, training: Mapping[str, Any]) -> list[Pretraining]:
+    """The trainings of the first row and of SimCLR, in batches of no more images than there are."""
+    best = ranked.iloc[0]
+    methods = best[["method", "clusters"]].to_dict(), {"method": "simclr"}
+    both = [Pretraining(dataset=dataset, **each, **training) for each in methods]
+    return [dataclasses.replace(each, batch_size=min(each.batch_size, int(best["images"]))) for each in both]
+
+
+def tried(row: pd.Series, best: Pretraining, simclr: Pretraining, minutes: float) -> str:
+    """Train the advised clusters and SimCLR, as long as both fit into some minutes, and say whether the prediction held."""
+    hours = sum(plan.cost(config)["hours"] / (config.epochs + 1) for config in (best, simclr))
+    epochs = max(1, int(minutes / 60 / hours) - 1)  # the evaluation takes about as long as an epoch
+    pair = [dataclasses.replace(config, epochs=epochs) for config in (best, simclr)]
+    a, b = (run.result["top1"] for run in runs.get_all(pair))
+    held = "held" if row["gain_low"] <= a - b <= row["gain_high"] else "did not hold"
+    held = f"the prediction, for {best.epochs} epochs, {held}" if pd.notna(row["gain"]) else "there was no prediction"
+    what = f"{a:.1f} % with {figures.NAMES[best.method]} on {best.clusters}, {b:.1f} % with SimCLR"
+    return f"After {epochs} epochs each: {what}, {a - b:+.1f} points; {held}."
