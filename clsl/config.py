@@ -17,15 +17,16 @@ SEARCHED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("searched.j
 
 
 def settings(method: str, dataset: str, clusters: str | None, **given: int | None) -> dict[str, float]:
-    """lr, temperature and batch_size of a method, searched on these clusters, or else on others of their kind, or of the data set.
+    """lr, temperature and batch_size of a method, searched on these clusters, or else on the nearest of their kind, or of the data set.
 
     given: the batch_size, companions and epochs of the training. `+progressive` keeps its objective's. {} where nothing was
     searched for the method.
     """
 
     def near(own: dict[str, Any]) -> tuple:
-        kinds = [(each or "").partition(":")[0] for each in (own["clusters"], clusters)]
-        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"])
+        kinds, numbers = zip(*(_kind(each or "") for each in (own["clusters"], clusters)))
+        apart = abs(numbers[0] - numbers[1]) if kinds[0] == kinds[1] else 0
+        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"]), -apart
 
     def fits(own: dict[str, Any]) -> bool:
         asked = {name: given.get(name) or 0 for name in own["given"]}
@@ -34,6 +35,12 @@ def settings(method: str, dataset: str, clusters: str | None, **given: int | Non
     known = [own for own in SEARCHED if own["method"] == method.removesuffix("+progressive") and fits(own)]
     best = max(known, key=near, default={})  # the first of equals
     return {name: best[name] for name in ("lr", "temperature", "batch_size") if name in best}
+
+
+def _kind(clusters: str) -> tuple[str, int]:
+    """What is before the colon, and the first number after it, or 0: ("wordnet", 4) of wordnet:level=4."""
+    kind, _, rest = clusters.partition(":")
+    return kind, int(next(iter(re.findall(r"\d+", rest)), 0))
 
 
 def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from clsl import wordnet
-from clsl.lab import explore
+from clsl.lab import explore, figures
 from clsl.losses import cl_infonce
 
 
@@ -61,6 +61,7 @@ def draw(n: int, share: float, word: str):
 
 
 def test_a_moved_slider_changes_picture_and_text(shown):
+    open_figures = plt.get_fignums()
     explore.live(draw, n=(3, 1, 8), share=(0.5, 0.1, 10.0), word=("b", ["a", "b"]))
     n, share, word, picture, text = widgets_of(shown[0])
     assert (n.min, n.max, n.value) == (1, 8, 3) and (share.min, share.max) == (-1, 1) and word.options == ("a", "b")
@@ -72,7 +73,7 @@ def test_a_moved_slider_changes_picture_and_text(shown):
     assert "4 10.0 a" in text.value
     n.value = 5
     assert "five is not allowed" in text.value
-    assert plt.get_fignums() == []
+    assert plt.get_fignums() == open_figures
 
 
 def test_a_still_picture_is_left_behind(shown, monkeypatch):
@@ -93,3 +94,10 @@ def test_a_level_says_what_it_knows_and_what_was_measured(noise):
     other, said = explore.level(noise, results)(4)
     assert "no training of this profile is at this level" in said and said != lines
     plt.close(figure), plt.close(other)
+
+
+def test_for_a_lecture_room_letters_are_larger():
+    figures.style("talk")
+    large = plt.rcParams["axes.labelsize"]
+    figures.style()
+    assert large > 1.3 * plt.rcParams["axes.labelsize"]

@@ -62,12 +62,13 @@ def test_the_settings_are_what_the_search_found():
 
 
 def test_settings_of_other_clusters_are_those_of_the_nearest(monkeypatch):
-    rows = [("cifar10", "wordnet:level=9", 1.0), ("cifar100", "column:superclass", 2.0), ("cifar100", "wordnet:level=4", 3.0)]
+    rows = [("cifar10", "wordnet:level=9", 1.0), ("cifar100", "column:superclass", 2.0), ("cifar100", "wordnet:level=4", 3.0),
+            ("cifar100", "wordnet:level=11", 7.0)]
     known = [dict(dataset=d, clusters=c, method="cl_infonce", given={}, lr=lr, temperature=0.1, batch_size=64) for d, c, lr in rows]
     for given, lr in (({"epochs": 36}, 4.0), ({"batch_size": 500}, 5.0), ({"companions": 8, "batch_size": 128}, 6.0)):
         known.append(known[2] | {"given": given, "lr": lr})
     monkeypatch.setattr(config, "SEARCHED", known)
-    cases = {("cifar100", "wordnet:level=4"): 3, ("cifar100", "wordnet:level=8"): 3, ("cifar100", "merged:steps=1"): 2}
+    cases = {("cifar100", "wordnet:level=4"): 3, ("cifar100", "wordnet:level=7"): 3, ("cifar100", "wordnet:level=8"): 7, ("cifar100", "merged:steps=1"): 2}
     cases |= {("cifar10", "labels"): 1, ("cub200", "attributes:k=3"): 1}
     for (dataset, clusters), lr in cases.items():
         assert settings("cl_infonce", dataset, clusters)["lr"] == lr

@@ -75,22 +75,22 @@ def circle(clusters: int = 3, temperature: float = 0.5, steps: int = 300, seed: 
     """Two images of each cluster, twice seen, on a circle: where the loss sends them at first, where some steps end, and the loss."""
     z = np.repeat(np.arange(clusters), 4)
     start = 2 * np.pi * np.random.default_rng(seed).random(len(z))
-    angles, losses, pushes = start.copy(), [], []
-    for _ in range(steps + 1):
+    loss, gradient = on_circle(start, z, temperature)
+    angles, losses, push = start, [loss], -gradient  # the push at the start is drawn
+    for _ in range(steps):
+        angles = angles - 0.5 * gradient
         loss, gradient = on_circle(angles, z, temperature)
         losses.append(loss)
-        pushes.append(-gradient)
-        angles = angles - 0.5 * gradient
-    angles += 0.5 * gradient  # after `steps` of them
     figure, axes = plt.subplots(1, 3, figsize=(9.5, 3.2), width_ratios=[1, 1, 1.2], layout="none")
-    figure.subplots_adjust(0.01, 0.16, 0.99, 0.9, wspace=0.15)
+    figure.subplots_adjust(0.01, 0.16, 0.99, 0.9, wspace=0.3)
     for ax, angle, title in zip(axes, (start, angles), ("before", f"after {steps} steps")):
         ax.add_patch(plt.Circle((0, 0), 1, fill=False, color="0.8"))
         ax.scatter(np.cos(angle), np.sin(angle), 60, z, cmap="tab10", vmin=0, vmax=9, alpha=0.8)
         ax.set(title=title, aspect="equal", xlim=(-1.5, 1.5), ylim=(-1.5, 1.5))
         ax.axis("off")
-    arrows = -np.sin(start) * pushes[0], np.cos(start) * pushes[0]
-    axes[0].quiver(np.cos(start), np.sin(start), *arrows, angles="xy", scale=0.5, width=0.008, color="0.4")
+    arrows = -np.sin(start) * push, np.cos(start) * push
+    longest = dict(scale_units="xy", scale=max(np.abs(push).max(), 1e-9) / 0.6)
+    axes[0].quiver(np.cos(start), np.sin(start), *arrows, angles="xy", width=0.008, color="0.4", **longest)
     axes[2].plot(losses, color=figures.COLOURS["cl_infonce"])
     axes[2].set(xlabel="step of gradient descent", ylabel="Cl-InfoNCE (nats)", title="the loss")
     return figure, f"loss {losses[0]:.2f} at first, {losses[-1]:.2f} after {steps} steps"

@@ -66,7 +66,7 @@ def opened(page: Page, address: str) -> None:
         except Exception:
             time.sleep(0.5)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.wait_for_selector(".jp-NotebookPanel-toolbar [data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+    page.get_by_text("(ipykernel) | Idle").wait_for(timeout=60_000)  # else JupyterLab asks which kernel to start
 
 
 def seconds_until(page: Page, condition: str, limit: float) -> float:
