@@ -38,10 +38,11 @@ def _with_scripts(tokens: list[str]) -> str:
     large = tokens[0] == r"\sum"
     base, scripts = _one(tokens), {}
     while tokens and tokens[0] in "_^":
-        scripts[tokens.pop(0)] = _one(tokens)
-    kind = {"": "", "_": "munder" if large else "msub", "^": "mover" if large else "msup"}.get("".join(sorted(scripts, reverse=True)))
-    kind = ("munderover" if large else "msubsup") if kind is None else kind
-    return f"<{kind}>{base}{scripts.get('_', '')}{scripts.get('^', '')}</{kind}>" if kind else base
+        kind = tokens.pop(0)
+        scripts[kind] = _one(tokens)
+    names = {"_": "under" if large else "sub", "^": "over" if large else "sup"}
+    kind = "m" + "".join(names[each] for each in "_^" if each in scripts)
+    return f"<{kind}>{base}{scripts.get('_', '')}{scripts.get('^', '')}</{kind}>" if scripts else base
 
 
 def _one(tokens: list[str]) -> str:

@@ -1,5 +1,6 @@
 """The page to read, figures/<profile>/index.html, and the notebooks as pages beside it: one folder that opens from disk."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -53,9 +54,9 @@ def write(profile: str) -> Path:
         folder / "index.html",
         title=f"Cl-InfoNCE on trial ({profile})",
         setting=_setting(results),
-        missing=" ".join(missing),
-        command=f"./reproduce.sh {profile} " + " ".join(name[:2] for name in missing),
-        cards=[_card(claim, verdicts, pictures, profile) for claim in claims.CLAIMS],
+        missing=", ".join(missing),
+        command=f"./reproduce.sh {profile} " + " ".join(dict.fromkeys(name[:2] for name in missing)),
+        cards=[_card(claim, verdicts, pictures, profile, missing) for claim in claims.CLAIMS],
         forest=_forest(verdicts),
         rule=config.named_values(claims.REGISTER)["rule"],
         interest=config.named_values(claims.REGISTER)["interest"],
@@ -95,17 +96,24 @@ def _missing(profile: str, results: pd.DataFrame) -> list[str]:
     return [each.experiment for each in planned if each.experiment not in set(results["experiment"])]
 
 
-def _card(claim: str, verdicts: pd.DataFrame, pictures: Sequence[Picture], profile: str) -> dict[str, Any]:
+def _card(claim: str, verdicts: pd.DataFrame, pictures: Sequence[Picture], profile: str, missing: Sequence[str]) -> dict[str, Any]:
     """What is said of a claim: claimed, found, how sure, why it may differ, its figure."""
     notebook, name, why = _SAID[claim]
     rows = claims.chosen(verdicts, claim=claim)
     drawn = [each for each in pictures if each.name.startswith(notebook) and each.name.endswith(f"_{name}")]
-    card = {"claim": claim, "claimed": claims.CLAIMS[claim], "why": why, "picture": drawn[0] if drawn and len(rows) else None}
+    card = {"claim": claim, "claimed": _claimed(claim), "why": why, "picture": drawn[0] if drawn and len(rows) else None}
+    asked = config.named_values(claims.REGISTER)["comparisons"]
+    tried = [name[:2] for name, parts in asked.items() if any(each["claim"] == claim for some in parts.values() for each in some)]
+    rest = [name for name in missing if name[:2] in tried]
     if rows.empty:
-        asked = config.named_values(claims.REGISTER)["comparisons"]
-        tried = [name[:2] for name, parts in asked.items() if any(each["claim"] == claim for some in parts.values() for each in some)]
-        return card | {"answer": "not trained yet", "found": f"Nothing yet: ./reproduce.sh {profile} {' '.join(tried)}", "sure": "—"}
-    return card | _found(rows)
+        return card | {"answer": "not trained yet", "found": "Nothing yet", "sure": f"./reproduce.sh {profile} {' '.join(tried)}"}
+    card |= _found(rows)
+    return card | {"sure": f"{card['sure']} Not trained yet: {', '.join(rest)}."} if rest else card
+
+
+def _claimed(claim: str) -> str:
+    words = claims.CLAIMS[claim]
+    return words[0].upper() + words[1:]
 
 
 def _found(rows: pd.DataFrame) -> dict[str, str]:
@@ -128,14 +136,14 @@ def _found(rows: pd.DataFrame) -> dict[str, str]:
 def _forest(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
     """For each claim its comparisons, with places on a common axis in percent of its width."""
     rows = verdicts.assign(low=verdicts["low"].fillna(verdicts["difference"]), high=verdicts["high"].fillna(verdicts["difference"]))
-    reach = 1.05 * rows[["low", "high"]].abs().max(axis=None)
+    reach = math.floor(rows[["low", "high"]].abs().max(axis=None)) + 1
     for name in ("low", "high", "difference"):
-        rows[f"{name}_at"] = 50 + 50 * rows[name] / (reach or 1)
+        rows[f"{name}_at"] = 50 + 50 * rows[name] / reach
     rows["numbers"] = rows["difference"].map("{:+.1f}".format)
     sure = verdicts["low"].notna()
     rows.loc[sure, "numbers"] += [f" ({low:+.1f} to {high:+.1f})" for low, high in verdicts.loc[sure, ["low", "high"]].values]
     return [
-        {"claim": claim, "claimed": claims.CLAIMS[claim], "rows": mine.to_dict("records"), "reach": reach}
+        {"claim": claim, "claimed": _claimed(claim), "rows": mine.to_dict("records"), "reach": reach}
         for claim, mine in rows.groupby("claim")
     ]
 

@@ -1,60 +1,77 @@
-"""Slides of executed notebooks, a heading a slide; reveal.js and what draws formulas lie beside them, so that they work offline."""
+"""Slides of executed notebooks, figures/<profile>/slides/: one folder that works without a network, reveal.js in it."""
 
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 from nbconvert import SlidesExporter
 
 from ..data import downloads
-from . import figures
+from . import figures, report, site
 
-_LIBRARIES = {  # npm package: SHA-256 of its archive, its bytes
-    "reveal.js@4.6.1": ("4f4121ef2b8e7e9398bdecd7b3b6ce5e0ee3a2f5af221708eb6c4ce03bcae6be", 2303288),
-    "requirejs@2.3.7": ("31f3330c978fb28684622fe71165dc946432cf0210b2ea8a1ca0233e70f2737d", 251809),
-    "jquery@3.7.1": ("68a9f787516da47c680e09c187bcbac4536b6f85d90eb882844e12919e583f53", 404231),
-    "mathjax@2.7.9": ("7131e739848edc14aa661a5516995866b81a477fab8b039d7cc324930e71f786", 21105225),
-}
-_WHERE = dict(
-    reveal_url_prefix="slides/reveal.js",
-    require_js_url="slides/requirejs/require.js",
-    jquery_url="slides/jquery/dist/jquery.min.js",
-    mathjax_url="slides/mathjax/MathJax.js?config=TeX-AMS_CHTML-full,Safe",
-    mermaid_js_url="",
-)
+_REVEAL = ("reveal.js@4.6.1", "4f4121ef2b8e7e9398bdecd7b3b6ce5e0ee3a2f5af221708eb6c4ce03bcae6be", 2303288)  # of npm; SHA-256, bytes
+# nbconvert's slides without its other libraries: formulas are MathML, and nothing else here needs a script.
+_TEMPLATE = """{% extends 'reveal/index.html.j2' %}
+{% block html_head_js %}{% endblock %}
+{% block html_head_js_mathjax %}{% endblock %}
+{% block html_head_css %}<style>
+.reveal .slides section section { height: 100%; overflow-y: auto; text-align: left; font-size: 24px; line-height: 1.4 }
+.reveal h1, .reveal h2 { text-transform: none; font-size: 40px }
+.jp-Cell { padding: 2px 0 } .jp-InputPrompt, .jp-OutputPrompt, .jp-InputCollapser, .jp-OutputCollapser { display: none }
+.jp-RenderedHTMLCommon, .jp-OutputArea-output pre { font-size: 24px; line-height: 1.4 } .jp-CodeMirrorEditor pre, .jp-OutputArea-output pre { font-size: 20px }
+figure { margin: 0 } figure svg, .jp-OutputArea-output img { display: block; margin: auto; width: 100%; height: auto; max-height: 500px }
+</style>{% endblock %}
+{% block footer_js %}<script src="{{ resources.reveal.url_prefix }}/dist/reveal.js"></script>
+<script>Reveal.initialize({ width: 1280, height: 720, center: false, hash: true, slideNumber: true, transition: "none" });</script>{% endblock %}
+"""
 
 
-def write(profile: str) -> list[Path]:
-    """Write figures/<profile>/<notebook>.slides.html of each executed notebook; their paths. Raises ValueError where there is none."""
-    folder = figures.folder(profile)
-    notebooks = sorted(folder.glob("[0-9]*_*.ipynb"))
+def write(profile: str) -> Path:
+    """Write slides of each executed notebook of a profile, and reveal.js beside them; the folder.
+
+    Raises ValueError where no notebook was executed; what downloads.once raises where reveal.js cannot be had.
+    """
+    notebooks = sorted(figures.folder(profile).glob("[0-9]*_*.ipynb"))
     if not notebooks:
-        raise ValueError(f"{folder} has no executed notebooks: run ./reproduce.sh {profile} first")
-    for package, (sha256, size) in _LIBRARIES.items():
-        name = package.partition("@")[0]
-        kept = downloads.once(package, lambda into: downloads.from_npm(package, sha256, into, size))
-        shutil.copytree(kept / "package", folder / "slides" / name, dirs_exist_ok=True)
-    exporter = SlidesExporter(exclude_input_prompt=True, exclude_output_prompt=True, reveal_scroll=True, **_WHERE)
-    return [_write(path, exporter) for path in notebooks]
+        raise ValueError(f"{report.shown(figures.folder(profile))} has no executed notebooks: run ./reproduce.sh {profile} first")
+    package, sha256, size = _REVEAL
+    kept = downloads.once(package, lambda into: downloads.from_npm(package, sha256, into, size))
+    folder = figures.folder(profile) / "slides"
+    shutil.copytree(kept / "package" / "dist", folder / "reveal.js" / "dist", dirs_exist_ok=True)
+    shutil.copy(kept / "package" / "LICENSE", folder / "reveal.js")
+    options = dict(raw_template=_TEMPLATE, reveal_url_prefix="reveal.js", reveal_theme="white", exclude_input_prompt=True, exclude_output_prompt=True)
+    for path in notebooks:
+        notebook = site.prepared(path)
+        notebook.cells = list(_parts(notebook.cells))
+        text, _ = SlidesExporter(**options).from_notebook_node(notebook)
+        (folder / f"{path.stem}.html").write_text(text, encoding="utf-8")
+    return folder
 
 
-def _write(path: Path, exporter: SlidesExporter) -> Path:
-    notebook = nbformat.read(path, as_version=4)
-    notebook.cells = [part for cell in notebook.cells for part in _parts(cell)]
-    text, _ = exporter.from_notebook_node(notebook)
-    page = path.with_suffix(".slides.html")
-    page.write_text(text)
-    return page
+def _parts(cells: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
+    """Cells as what slides are made of: a heading begins one, and so does a figure, under the heading above it.
+
+    Code is left out where it only imports, or where a figure, a table or a print shows what it does.
+    """
+    heading = ""
+    for cell in cells:
+        begins = cell.cell_type == "markdown" and cell.source.startswith("#")
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {"stream": ""})}
+        if begins:
+            heading = re.match(r"#+ (.+)", cell.source).group(1)
+        elif "<figure>" in str(cell.get("outputs", "")):
+            yield _slide(nbformat.v4.new_markdown_cell(f"## {heading}"), True)
+        if cell.cell_type == "code":
+            if kinds & {"text/html", "text/markdown", "image/png", "stream"}:
+                cell.metadata["jupyter"] = {"source_hidden": True}
+                cell.source = ""
+            elif re.search(r"^(import|from) |^profile = ", cell.source, flags=re.M):
+                continue
+        yield _slide(cell, begins)
 
 
-def _parts(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
-    """A cell as what slides are made of: a heading begins one; its code is left out where it draws or prints, what came out stays."""
-    heading = cell.cell_type == "markdown" and re.match(r"#+ ", cell.source)
-    cell.metadata["slideshow"] = {"slide_type": "slide" if heading else "-"}
-    if cell.cell_type == "code":
-        if not cell.outputs:
-            return []
-        cell.metadata["jupyter"] = {"source_hidden": True}
-        cell.source = ""
-    return [cell]
+def _slide(cell: nbformat.NotebookNode, begins: bool) -> nbformat.NotebookNode:
+    cell.metadata["slideshow"] = {"slide_type": "slide" if begins else "-"}
+    return cell
