@@ -21,7 +21,7 @@ def in_markdown(text: str) -> str:
 
 def formula(tex: str, display: bool = False) -> str:
     """A formula in the part of TeX that the notebooks use, as one <math> element; an unknown command stands there by its name."""
-    kind = ' display="block"' if display else ""
+    kind = ' display="block" tabindex="0"' if display else ""
     return f"<math{kind}>{_row(_TOKEN.findall(tex))}</math>"
 
 
@@ -64,6 +64,8 @@ def _one(tokens: list[str]) -> str:
         return f'<mspace width="{_SPACES[name]}em"></mspace>'
     if name != token and name in _SIGNS:
         return f"<mo>{_SIGNS[name]}</mo>"
+    if name == "log":
+        return '<mo lspace="0.17em" rspace="0.17em">log</mo>'
     if name[0].isalpha():
         return f"<mi>{_LETTERS.get(name, name)}</mi>"
     if name[0].isdigit():

@@ -60,7 +60,7 @@ def write(profile: str) -> Path:
         forest=_forest(verdicts),
         rule=config.named_values(claims.REGISTER)["rule"],
         interest=config.named_values(claims.REGISTER)["interest"],
-        provenance=report.provenance_line(report.made_by(profile), results),
+        provenance=rendered(report.provenance_line(report.made_by(profile), results)),
         notebooks=notebooks,
     )
     for path in paths:

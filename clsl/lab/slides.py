@@ -16,12 +16,13 @@ _REVEAL = ("reveal.js@4.6.1", "4f4121ef2b8e7e9398bdecd7b3b6ce5e0ee3a2f5af221708e
 _TEMPLATE = """{% extends 'reveal/index.html.j2' %}
 {% block html_head_js %}{% endblock %}
 {% block html_head_js_mathjax %}{% endblock %}
+{% block input_group %}{% if cell.source %}{{ super() }}{% endif %}{% endblock %}
 {% block html_head_css %}<style>
-.reveal .slides section section { height: 100%; overflow-y: auto; text-align: left; font-size: 24px; line-height: 1.4 }
+.reveal .slides section section { height: 100%; padding: 0 0 40px; overflow-y: auto; text-align: left; font-size: 24px; line-height: 1.4 }
 .reveal h1, .reveal h2 { text-transform: none; font-size: 40px }
 .jp-Cell { padding: 2px 0 } .jp-InputPrompt, .jp-OutputPrompt, .jp-InputCollapser, .jp-OutputCollapser { display: none }
 .jp-RenderedHTMLCommon, .jp-OutputArea-output pre { font-size: 24px; line-height: 1.4 } .jp-CodeMirrorEditor pre, .jp-OutputArea-output pre { font-size: 20px }
-figure { margin: 0 } figure svg, .jp-OutputArea-output img { display: block; margin: auto; width: 100%; height: auto; max-height: 500px }
+figure { margin: 0 } figure svg, .jp-OutputArea-output img { display: block; margin: auto; width: 100%; height: auto; max-height: 430px }
 </style>{% endblock %}
 {% block footer_js %}<script src="{{ resources.reveal.url_prefix }}/dist/reveal.js"></script>
 <script>Reveal.initialize({ width: 1280, height: 720, center: false, hash: true, slideNumber: true, transition: "none" });</script>{% endblock %}
@@ -51,25 +52,38 @@ def write(profile: str) -> Path:
 
 
 def _parts(cells: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
-    """Cells as what slides are made of: a heading begins one, and so does a figure, under the heading above it.
+    """Cells as what slides are made of: a heading begins one, a figure too, and whatever the slide before has no room for.
 
     Code is left out where it only imports, or where a figure, a table or a print shows what it does.
     """
-    heading = ""
+    heading, used = "", 0
     for cell in cells:
-        begins = cell.cell_type == "markdown" and cell.source.startswith("#")
-        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {"stream": ""})}
+        if cell.cell_type == "code":
+            if {kind for output in cell.outputs for kind in output.get("data", {"stream": ""})} - {"text/plain"}:
+                cell.source = ""
+            elif not cell.source.strip() or re.search(r"^(import|from) |^profile = ", cell.source, flags=re.M):
+                continue
+        begins, height = cell.cell_type == "markdown" and cell.source.startswith("#"), _height(cell)
         if begins:
             heading = re.match(r"#+ (.+)", cell.source).group(1)
-        elif "<figure>" in str(cell.get("outputs", "")):
+        elif "<figure>" in str(cell.get("outputs", "")) or used + height > 620:
             yield _slide(nbformat.v4.new_markdown_cell(f"## {heading}"), True)
-        if cell.cell_type == "code":
-            if kinds & {"text/html", "text/markdown", "image/png", "stream"}:
-                cell.metadata["jupyter"] = {"source_hidden": True}
-                cell.source = ""
-            elif re.search(r"^(import|from) |^profile = ", cell.source, flags=re.M):
-                continue
+            used = 60
+        used = height if begins else used + height
         yield _slide(cell, begins)
+
+
+def _height(cell: nbformat.NotebookNode) -> float:
+    """About how many of a slide's 720 pixels a cell takes."""
+    if cell.cell_type == "markdown":
+        text = re.sub(r"<math.*?</math>", "x = y", re.sub(r"<details>.*?</details>", "", cell.source, flags=re.S), flags=re.S)
+        return 34 * sum(1 + len(line) / 105 for line in re.split(r"\n\s*\n|\n(?=[|\d-])", text)) + 40 * text.count("#")
+    height = 26 * len(cell.source.splitlines()) + 10
+    for output in cell.outputs:
+        data = output.get("data", {"text/plain": output.get("text", "")})
+        drawn = "image/png" in data or "<figure>" in data.get("text/html", "")
+        height += 440 if drawn else 34 * data["text/html"].count("<tr") if "text/html" in data else 28 * data["text/plain"].count("\n")
+    return height
 
 
 def _slide(cell: nbformat.NotebookNode, begins: bool) -> nbformat.NotebookNode:
