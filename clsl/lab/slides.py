@@ -19,7 +19,7 @@ _TEMPLATE = """{% extends 'reveal/index.html.j2' %}
 {% block input_group %}{% if cell.source %}{{ super() }}{% endif %}{% endblock %}
 {% block html_head_css %}<style>
 .reveal .slides section section { height: 100%; padding: 0 0 40px; overflow-y: auto; text-align: left; font-size: 24px; line-height: 1.4 }
-.reveal h1, .reveal h2 { text-transform: none; font-size: 40px }
+.reveal .slides h1, .reveal .slides h2 { text-transform: none; font-size: 40px }
 .jp-Cell { padding: 2px 0 } .jp-InputPrompt, .jp-OutputPrompt, .jp-InputCollapser, .jp-OutputCollapser { display: none }
 .jp-RenderedHTMLCommon, .jp-OutputArea-output pre { font-size: 24px; line-height: 1.4 } .jp-CodeMirrorEditor pre, .jp-OutputArea-output pre { font-size: 20px }
 figure { margin: 0 } figure svg, .jp-OutputArea-output img { display: block; margin: auto; width: 100%; height: auto; max-height: 430px }
@@ -52,11 +52,11 @@ def write(profile: str) -> Path:
 
 
 def _parts(cells: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode]:
-    """Cells as what slides are made of: a heading begins one, a figure too, and whatever the slide before has no room for.
+    """Cells as what slides are made of.
 
-    Code is left out where it only imports, or where a figure, a table or a print shows what it does.
+    A heading begins one, and so do what the slide before has no room for, and the figure that somebody was asked to predict. Code is left out where it only imports, or where a figure, a table or a print shows what it does.
     """
-    heading, used = "", 0
+    heading, used, asked = "", 0, False
     for cell in cells:
         if cell.cell_type == "code":
             if {kind for output in cell.outputs for kind in output.get("data", {"stream": ""})} - {"text/plain"}:
@@ -66,10 +66,11 @@ def _parts(cells: list[nbformat.NotebookNode]) -> Iterator[nbformat.NotebookNode
         begins, height = cell.cell_type == "markdown" and cell.source.startswith("#"), _height(cell)
         if begins:
             heading = re.match(r"#+ (.+)", cell.source).group(1)
-        elif "<figure>" in str(cell.get("outputs", "")) or used + height > 620:
+            used, asked = 0, False
+        elif used + height > 640 or (asked and "<figure>" in str(cell.get("outputs", ""))):
             yield _slide(nbformat.v4.new_markdown_cell(f"## {heading}"), True)
-            used = 60
-        used = height if begins else used + height
+            used, asked = 60, False
+        used, asked = used + height, asked or "**Predict first" in cell.source
         yield _slide(cell, begins)
 
 
