@@ -80,12 +80,15 @@ def _setting(results: pd.DataFrame) -> str:
     datasets = " and ".join(_DATASETS.get(name, name) for name in once["dataset"].value_counts().index)
     images = claims.chosen(once, clusters="instances")["num_clusters"]  # as many clusters as images
     number = f"{images.mode().iloc[0]:,.0f} images of " if len(images) else ""
-    lengths = " to ".join(str(n) for n in sorted({once["epochs"].min(), once["epochs"].max()}))
-    seeds = once["seed"].nunique()
-    return (
-        f"{len(once)} trainings of {networks} on {number}{datasets}, with {once['method'].nunique()} methods, "
-        f"for {lengths} epoch{'s' * (lengths != '1')} each, from {seeds} seed{'s' * (seeds != 1)}"
-    )
+    lengths = sorted({once["epochs"].min(), once["epochs"].max()})
+    epochs = f"{lengths[0]} to " * (len(lengths) > 1) + _number(lengths[-1], "epoch")
+    methods, seeds = (_number(once[name].nunique(), name) for name in ("method", "seed"))
+    trainings = _number(len(once), "training")
+    return f"{trainings} of {networks} on {number}{datasets}, with {methods}, for {epochs} each, from {seeds}"
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}" + ("s" if n != 1 else "")
 
 
 def _missing(profile: str, results: pd.DataFrame) -> list[str]:
@@ -123,7 +126,7 @@ def _found(rows: pd.DataFrame) -> dict[str, str]:
     span = f"{best['difference']:+.1f} points ({best['comparison']})"
     if len(rows) > 1:
         span = f"from {worst['difference']:+.1f} points ({worst['comparison']}) to {span}"
-    found = f"{len(rows)} comparison{'s' * (len(rows) > 1)}: {counts}. Differences {span}."
+    found = f"{_number(len(rows), 'comparison')}: {counts}. Differences {span}."
     if (rows["n"] == 1).all():
         return {"answer": "no verdict", "found": found, "sure": "One training on each side: chance cannot be told from effect."}
     least, most = rows["n"].min(), rows["n"].max()
