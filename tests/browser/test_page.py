@@ -43,6 +43,8 @@ def test_pages_fit_and_can_be_read_by_all(browser, width, looks):
         page.add_script_tag(content=axe.read_text())
         found = page.evaluate("axe.run().then(all => all.violations.map(each => [each.impact, each.id, each.nodes[0].html]))")
         assert [each for each in found if each[0] in ("serious", "critical")] == []
+        blend = page.evaluate("getComputedStyle(document.querySelector('svg.drawing')).mixBlendMode")
+        assert blend == ("screen" if looks else "multiply")  # else a drawing is black on black
         dark = page.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
         assert dark == bool(looks) and page.wrong == []
         page.close()
@@ -56,6 +58,7 @@ def test_no_column_is_lost_in_print(browser):
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
     right = page.evaluate("Math.max(...[...document.querySelectorAll('th, td, svg')].map(e => e.getBoundingClientRect().right))")
     assert right <= 718 and page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert max(page.evaluate("[...document.querySelectorAll('.forest tr')].map(row => row.getBoundingClientRect().height)")) < 50
     assert page.locator("th", has_text="k-NN, %").first.is_visible() and not page.locator("#circle").is_visible()
 
 
