@@ -126,8 +126,9 @@ def _found(rows: pd.DataFrame) -> dict[str, str]:
     span = f"{best['difference']:+.1f} points ({best['comparison']})"
     if len(rows) > 1:
         span = f"from {worst['difference']:+.1f} points ({worst['comparison']}) to {span}"
-    found = f"{_number(len(rows), 'comparison')}: {counts}. Differences {span}."
-    if (rows["n"] == 1).all():
+    alone = (rows["n"] == 1).all()
+    found = f"{_number(len(rows), 'comparison')}{'' if alone else f': {counts}'}. Differences {span}."
+    if alone:
         return {"answer": "no verdict", "found": found, "sure": "One training on each side: chance cannot be told from effect."}
     least, most = rows["n"].min(), rows["n"].max()
     trainings = str(least) if least == most else f"{least} to {most}"
