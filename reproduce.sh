@@ -4,12 +4,13 @@
 #   --fresh     train everything anew, whatever was trained or committed before
 #   --check N   train N committed records, drawn at random, anew, and compare: ./reproduce.sh cpu --check 3
 # ./reproduce.sh test runs the tests; ./reproduce.sh lab opens working copies of the notebooks in Jupyter;
-# ./reproduce.sh install only installs.
+# ./reproduce.sh install only installs; ./reproduce.sh site [PROFILE] writes the page to read, and the notebooks as pages;
+# ./reproduce.sh slides [PROFILE] makes slides of them, which work without a network.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 case "${1:-quick}" in
-    help | -h | --help) sed -n '2,7s/^# //p' "$0"; exit ;;
+    help | -h | --help) sed -n '2,8s/^# //p' "$0"; exit ;;
 esac
 
 # An active environment that has clsl is used as it is; otherwise .venv, made from the lock.
@@ -65,5 +66,6 @@ case "${1:-quick}" in
         echo "reproduce.sh: these are your own copies, in exploring/; delete one to begin it again"
         echo "reproduce.sh: the kernel of each open notebook holds 1 to 2 GB; shut down those that you no longer need"
         exec "$python" -m jupyterlab --notebook-dir . "$@" exploring/00_overview.ipynb ;;
+    site | slides) exec "$python" -m clsl "$@" ;;
     *) exec "$python" -m clsl reproduce "$@" ;;
 esac

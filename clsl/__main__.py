@@ -1,4 +1,5 @@
-"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · advise · embed · export · check"""
+"""python -m clsl reproduce [PROFILE] [NOTEBOOK …] [-p NAME VALUE] · data NAME · train CONFIG · search · advise FOLDER
+· embed FOLDER · export ENCODER · check N FILE · site [PROFILE] · slides [PROFILE]"""
 
 import argparse
 import json
@@ -61,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("number", type=int, help="1, 2 or 3")
     command.add_argument("solution", type=Path, help="a Python file")
     command.set_defaults(run=_check)
+
+    for name, words in (("site", "write the page to read, and the notebooks as pages"), ("slides", "make slides of the notebooks")):
+        command = commands.add_parser(name, help=f"{words}, from what a profile found")
+        command.add_argument("profile", nargs="?", default="cpu", help="smoke, quick, cpu, gpu, paper")
+        command.set_defaults(run=globals()[f"_{name}"])
     return parser
 
 
@@ -163,6 +169,25 @@ def _check(arguments: argparse.Namespace) -> None:
     from .lab import assignments
 
     print(assignments.check(arguments.number, arguments.solution))
+
+
+def _site(arguments: argparse.Namespace) -> None:
+    from .lab import profiles, report
+
+    profiles.read(arguments.profile)  # says what is wrong with its name
+    from .lab import site
+
+    page = report.shown(site.write(arguments.profile))
+    print(f"Open {page}, or have its folder served: nothing in it needs a network")
+
+
+def _slides(arguments: argparse.Namespace) -> None:
+    from .lab import profiles, report
+
+    profiles.read(arguments.profile)
+    from .lab import slides
+
+    print(f"Open one of {report.shown(slides.write(arguments.profile))}/*.html: nothing in the folder needs a network")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,4 @@
 import matplotlib.pyplot as plt
-import nbformat
 import pandas as pd
 
 from clsl.lab import figures, report
@@ -38,6 +37,19 @@ def test_the_forest_shows_every_comparison_once():
     labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert labels == ["A1  a2 > b", "A1  a1 > b", "A1  a0 > b"]  # the first on top
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["unknown", "contradicted", "holds"]
+    plt.close(figure)
+
+
+def test_a_figure_in_words():
+    figures.style()
+    figure, axes = plt.subplots(1, 2)
+    for ax, k in zip(axes, (2, 4)):
+        figures.curves(ax, results(k=k, method="cmc"), "k", ["cmc"], ["simclr"], title=f"part {k}", xlabel="clusters,\nin all")
+    figures.save(figure, "03_x", "both", "test")
+    words = "A drawing: linear probe, top-1 (%), against clusters, in all; parts: part 2, part 4; shown: SimCLR, CMC."
+    assert figures.in_words(figure) == words
+    svg = (figures.folder("test") / "03_x_both.svg").read_text()
+    assert f"<title>{words}</title>" in svg and ">part 2</text>" in svg  # text that can be selected
     plt.close(figure)
 
 
@@ -108,13 +120,3 @@ def test_what_made_the_results():
     assert line == (
         "`./reproduce.sh test` at commit aaaaaaa with uncommitted changes, seeds 0, 1; cpu; 2 trainings in 2 min; linear probe: lbfgs."
     )
-
-
-def test_the_page_stands_alone():
-    cells = [nbformat.v4.new_markdown_cell("# A title"), nbformat.v4.new_code_cell("print('code')")]
-    cells[1].outputs = [nbformat.v4.new_output("stream", text="what it printed <script>alert(1)</script>")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), figures.folder("test") / "00_overview.ipynb")
-    page = report.page("test").read_text()
-    assert "what it printed &lt;script&gt;" in page and "A title" in page
-    assert "print(" not in page and "<script>alert" not in page  # no code
-    assert 'src="http' not in page and "href=\"http" not in page.split("<body")[0] and 'name="viewport"' in page

@@ -55,6 +55,7 @@ def style(context: str = "notebook") -> None:
             "legend.frameon": False,
             "savefig.dpi": 160,
             "svg.hashsalt": "clsl",  # the same figure gives the same file
+            "svg.fonttype": "none",  # text that can be selected and found
         }
     )
 
@@ -122,12 +123,27 @@ def folder(profile: str) -> Path:
 
 
 def save(figure: Figure, experiment: str, name: str, profile: str) -> None:
-    """Save a figure as <experiment>_<name>.svg and .png; the metadata of each file tell what made it."""
+    """Save a figure as <experiment>_<name>.svg and .png; the metadata of each file tell what is drawn, and what made it."""
     made_by = f"clsl notebook {experiment}, profile {profile}, commit {records.commit()}"
+    words = {"Title": in_words(figure), "Description": made_by}
     for suffix, date in ((".svg", {"Date": None}), (".png", {})):
         content = io.BytesIO()
-        figure.savefig(content, format=suffix[1:], metadata={"Description": made_by} | date)
+        figure.savefig(content, format=suffix[1:], metadata=words | date)
         kept.write(folder(profile) / f"{experiment}_{name}{suffix}", content.getvalue())
+
+
+def in_words(figure: Figure) -> str:
+    """A sentence for whoever cannot see a figure: what is drawn against what, in which parts, for whom."""
+    axes = [ax for ax in figure.axes if ax.get_label() != "<colorbar>"]
+
+    def said(*texts: str) -> str:
+        return ", ".join(dict.fromkeys(" ".join(text.split()) for text in texts if text))
+
+    y, x = (said(*(ax.get_label_text() for ax in some)) for some in ([ax.yaxis for ax in axes], [ax.xaxis for ax in axes]))
+    kind = "Images" if any(ax.images for ax in axes) else "A drawing"
+    parts = {": ": y, ", against ": x, "; parts: ": said(*(ax.get_title() for ax in axes))}
+    parts["; shown: "] = said(*(text.get_text() for legend in figure.legends for text in legend.get_texts()))
+    return printable(kind + "".join(word + text for word, text in parts.items() if text) + ".")
 
 
 def record(

@@ -1,4 +1,4 @@
-"""What came out: the closing lines in the terminal, one's own numbers beside the committed ones, and the page to read."""
+"""What came out: the closing lines in the terminal, and one's own numbers beside the committed ones."""
 
 import io
 import json
@@ -7,9 +7,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-import nbformat
 import pandas as pd
-from nbconvert import HTMLExporter
 
 from .. import ROOT
 from . import claims, figures
@@ -28,18 +26,6 @@ def closing(profile: str) -> str:
             lines = beside_lines(verdicts, reference)
         parts = [provenance_line(made_by(profile), results), "\n".join(lines), *parts]
     return "\n\n".join(parts)
-
-
-def page(profile: str) -> Path:
-    """figures/<profile>/index.html: the executed overview without its code, in one file that needs no other."""
-    folder = figures.folder(profile)
-    notebook = nbformat.read(folder / "00_overview.ipynb", as_version=4)
-    notebook.metadata["title"] = f"Cl-InfoNCE, {profile}"
-    offline = dict(mathjax_url="", require_js_url="", jquery_url="", mermaid_js_url="", widget_renderer_url="")
-    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, **offline)
-    text, _ = exporter.from_notebook_node(notebook)
-    (folder / "index.html").write_text(text)
-    return folder / "index.html"
 
 
 def provenance_line(notebooks: Mapping[str, Mapping], results: pd.DataFrame) -> str:

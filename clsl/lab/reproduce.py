@@ -20,7 +20,7 @@ from jupyter_client import AsyncKernelManager
 from jupyter_core.utils import run_sync
 
 from .. import ROOT, config
-from . import figures, fingerprint, plan, profiles, records, report, runs
+from . import figures, fingerprint, plan, profiles, records, report, runs, site
 from .profiles import Planned
 from .progress import minutes
 
@@ -49,6 +49,8 @@ def reproduce(
         if not notebooks:
             _prune(profile)
         _say_where_from(profile, before)
+        if (figures.folder(profile) / "claims.csv").exists():
+            site.write(profile)
     print(report.closing(profile))
 
 
@@ -66,8 +68,6 @@ def _run_all(todo: Sequence[Planned], profile: str, command: str) -> None:
             seconds = clock.done(each.experiment)
             print(f"{title} · {minutes(seconds)}", flush=True)
             _record_provenance(profile, each.experiment, command, seconds)
-            if each.notebook.stem.startswith("00"):
-                report.page(profile)
 
 
 def check(profile: str, n: int) -> None:
