@@ -21,7 +21,7 @@ def executed(experiment: str, profile: str, prose: str = PROSE) -> None:
     figures.save(figure, experiment, "levels", profile)
     plt.close(figure)
     new = nbformat.v4
-    codes = [new.new_code_cell(f'here.save(figure, "levels")'), new.new_code_cell("print(1)"), new.new_code_cell("table")]
+    codes = [new.new_code_cell('here.save(figure, "levels")'), new.new_code_cell("print(1)"), new.new_code_cell("table")]
     codes[0].outputs = [new.new_output("display_data", {"image/png": "AAAA", "text/plain": "<Figure>"})]
     codes[1].outputs = [new.new_output("stream", text="+2.0 points <script>alert(1)</script>\n")]
     codes[2].outputs = [new.new_output("execute_result", {"text/html": "<table><tr><td>1</td></tr></table>", "text/plain": "1"})]

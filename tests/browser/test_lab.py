@@ -4,7 +4,6 @@ Only with ./reproduce.sh test --browser, for it takes minutes; it needs Chromium
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,11 +12,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 
 from clsl import ROOT
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 BUSY = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
 UNDONE = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].filter(e => !/[0-9]/.test(e.textContent)).length"
@@ -26,10 +24,8 @@ RED = """[...document.querySelectorAll('[data-mime-type="application/vnd.jupyter
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(browser, tmp_path_factory):
     """The address of a JupyterLab that has every notebook with the parameters of the smoke profile, and its trainings at hand."""
-    if not CHROMIUM:
-        pytest.skip("no Chromium here: on Debian, apt install chromium")
     folder = tmp_path_factory.mktemp("lab")
     environment = os.environ | {"CLSL_RUNS": str(folder / "runs"), "CLSL_FIGURES": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "config")}
     subprocess.run([sys.executable, "-m", "clsl", "reproduce", "smoke"], check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
@@ -48,14 +44,6 @@ def lab(tmp_path_factory):
     yield f"http://127.0.0.1:{port}/lab/tree/smoke/{{}}.ipynb?token=t&reset"
     server.terminate()
     server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 def opened(page: Page, address: str) -> None:

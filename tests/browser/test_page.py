@@ -13,10 +13,8 @@ from playwright.sync_api import Page
 from clsl.data import downloads
 from clsl.lab import slides
 from clsl.losses import cl_infonce
-from test_lab import CHROMIUM, browser  # noqa: F401: a fixture
 from test_site import made
 
-pytestmark = pytest.mark.skipif(not CHROMIUM, reason="no Chromium here: on Debian, apt install chromium")
 _AXE = ("axe-core@4.10.3", "0f2b4d7dcdf7d1219df8d1959ad68e565f51d14c3f0d88bb71cd59abeb956292", 563802)
 
 
