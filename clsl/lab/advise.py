@@ -177,7 +177,8 @@ def known(found: dict[str, torch.Tensor], t: np.ndarray, dataset: str, training:
         rows[name] = {"num_clusters": len(n), "batch_size": batch, "companions": companions, "h_z": bits.h_z}
         for column, estimate in (("i_zt", bits.i_zt), ("h_z_given_t", bits.h_z_given_t)):
             rows[name] |= {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
-    return pd.DataFrame(rows.values(), pd.Index(rows, name="clusters")).assign(h_t=h_t, images=len(t))
+    table = pd.DataFrame(rows.values(), pd.Index(rows, name="clusters"))
+    return table.assign(**{name: table[name].clip(upper=h_t) for name in table if name.startswith("i_zt")}, h_t=h_t, images=len(t))
 
 
 def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.DataFrame:
@@ -215,7 +216,7 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
 
     out = {"clusters Z": ranked["clusters"], "how many": ranked["num_clusters"].astype(str)}
     out |= {"companions": ranked["companions"].map("{:.1f}".format), "I(Z;T), bits": interval("i_zt", ".2f")}
-    out |= {"H(Z|T), bits": interval("h_z_given_t", ".2f"), "method": ranked["method"].map(figures.NAMES)}
+    out |= {"H(Z|T), bits": interval("h_z_given_t", ".2f"), "method": ranked["method"].map(figures.NAMES).where(ranked["gain"].notna(), "–")}
     return pd.DataFrame(out | {"batch": ranked["batch_size"].astype(str), "gain over SimCLR, points": interval("gain", "+.1f")})
 
 
@@ -226,7 +227,7 @@ def said(ranked: pd.DataFrame, minutes: float) -> str:
     if ranked["gain"].isna().all():
         return (
             f"No advice: the reference in {figures.folder('cpu')} lacks the map of notebook 07, which ./reproduce.sh cpu makes; "
-            f"the clusters that agree best with the labels, {ranked['clusters'].iloc[0]}, come first."
+            f"the clusters that agree best with the labels (NMI), {ranked['clusters'].iloc[0]}, come first."
         )
     best, time = ranked.iloc[0], "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
     gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
@@ -251,13 +252,14 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
     ax.errorbar(x, y, xerr=errors[0], yerr=errors[1], ls="", color="0.6", lw=1, zorder=1)
     most = np.nanmax([1, *points["gain"].abs()])
     looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-most, most), zorder=2, clip_on=False)
-    figure.colorbar(ax.scatter(x, y, 60, points["gain"].fillna(0), **looks), label="predicted gain over SimCLR, points")
+    drawn = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
     for place, (name, h, i) in enumerate(zip(points["clusters"], x, y)):
         apart = np.hypot((x - h) / (4 * x.max() or 1), (y - i) / y.max())
         if not (apart < 0.04)[:place].any():  # no name over that of a better one
             ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
     ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
     if some:
+        figure.colorbar(drawn, label="predicted gain over SimCLR, points")
         figure.legend(loc="outside upper center", ncols=2)
     return figure
 

@@ -45,6 +45,7 @@ NAMES, COLOURS = ({method: look[i] for method, look in _LOOKS.items()} for i in 
 
 def style(context: str = "notebook") -> None:
     """The look of every figure: small, plain, legible in print and on a screen; with context "talk" from the last row of a lecture room."""
+    pd.set_option("display.max_colwidth", None)  # comparisons are read to their end
     sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
     plt.rcParams.update(
         {
@@ -81,7 +82,7 @@ def curves(
             ax.errorbar(points.index.astype(float), points["mean"], points["sem"], ls=line, capsize=3, **look(method))
     for method in baselines:
         mean, error = results.loc[results["method"] == method, y].agg(["mean", "sem"])
-        ax.axhline(mean, lw=1, clip_on=False, **look(method))
+        ax.axhline(mean, lw=1, clip_on=False, **look(method) | {"marker": ""})
         if error > 0:
             ax.axhspan(mean - error, mean + error, color=COLOURS[method], alpha=0.15, lw=0)
     if pd.api.types.is_integer_dtype(results[x]):
@@ -219,7 +220,7 @@ def forest(rows: pd.DataFrame) -> Figure:
         reach = mine["high"] - mine["difference"]
         ax.errorbar(mine["difference"], mine.index, xerr=reach, ls="", marker="o", ms=4, color=VERDICTS[verdict], label=verdict)
     ax.set_yticks(rows.index, rows["claim"] + "  " + rows["comparison"], fontsize=8)
-    ax.set(xlabel="difference in points, with 95 % interval", ylim=(-0.7, len(rows) - 0.3))
+    ax.set(xlabel="first minus second, points, with 95 % interval; right of 0 as claimed", ylim=(-0.7, len(rows) - 0.3))
     one_legend(figure)
     return figure
 

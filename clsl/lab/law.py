@@ -105,6 +105,11 @@ def bootstrapped(x: pd.DataFrame, y: pd.Series, family: pd.Series, draws: int = 
     return pd.DataFrame(found)
 
 
+def lines(x: pd.DataFrame, y: pd.Series, family: pd.Series, draws: int = 40) -> pd.DataFrame:
+    """The coefficients of a law, and below them those for families drawn anew: a row each, as `draw_zero` draws them."""
+    return pd.concat([fitted(x, y).to_frame().T, bootstrapped(x, y, family, draws)])
+
+
 def alike(points: pd.DataFrame, bits: float = 0.35) -> pd.DataFrame:
     """Pairs of clusterings whose I(Z;T) and H(Z|T) differ by less than so many bits, the most unlike in accuracy first: the law's limit."""
     pairs = []
@@ -137,7 +142,7 @@ def _last_crossing(x: np.ndarray, y: np.ndarray) -> float:
 
 def say_racing(estimate: float, low: float, high: float) -> str:
     """`racing` in words."""
-    words = {0: "from the first length on", np.inf: "not by the last length"}
+    words = {0: "from the first length on", np.inf: "not at the last length"}
     said = [words.get(n, f"from {n:,.0f} views on") for n in (estimate, low, high)]
     return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]
 
