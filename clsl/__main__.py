@@ -50,13 +50,6 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("methods", nargs="*", help="all if none is named")
     command.set_defaults(run=_search)
 
-    command = commands.add_parser("advise", help="say which clusters of your images are worth training with, from few labels")
-    command.add_argument("dataset", help="for example folder:/my/photographs")
-    command.add_argument("--labels", metavar="COLUMN", help="what the network is for, if not the label: a column, or FILE.csv; gaps are unknown")
-    command.add_argument("--labelled", type=int, metavar="N", help="use only N labels, or write labels.csv, N images to fill in")
-    command.add_argument("--train", type=float, metavar="MINUTES", help="train the advised clusters and SimCLR, to see")
-    command.set_defaults(run=_advise)
-
     _add_uses(commands)
     command = commands.add_parser("check", help="check the solution of an assignment of docs/teaching.md")
     command.add_argument("number", type=int, help="1, 2 or 3")
@@ -71,7 +64,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_uses(commands) -> None:
-    """What is done with an encoder once it is trained."""
+    """For one's own images: advice before a training, and what is done with an encoder after it."""
+    command = commands.add_parser("advise", help="say which clusters of your images are worth training with, from few labels")
+    command.add_argument("dataset", help="for example folder:/my/photographs")
+    command.add_argument("--labels", metavar="COLUMN", help="what the network is for, if not the label: a column, or FILE.csv; gaps are unknown")
+    command.add_argument("--labelled", type=int, metavar="N", help="use only N labels, or write labels.csv, N images to fill in")
+    command.add_argument("--train", type=float, metavar="MINUTES", help="train the advised clusters and SimCLR, to see")
+    command.set_defaults(run=_advise)
+
     command = commands.add_parser("embed", help="write an encoder's features of a data set's images")
     command.add_argument("dataset", help="for example folder:/my/photographs")
     command.add_argument("--encoder", required=True, help="a run or committed encoder: its name or its folder")
