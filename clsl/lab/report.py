@@ -76,7 +76,8 @@ def finding(rows: pd.DataFrame) -> str:
     for (claim, words), said in rivals.items():
         d = rows.loc[(rows["claim"] == claim) & rows["comparison"].str.match(words), "difference"]
         if len(d):
-            parts.append(f"{said} {d.mean():+.1f} points (mean of {len(d)} comparisons, {d.min():+.1f} to {d.max():+.1f})")
+            span = f"mean of {len(d)} comparisons, {d.min():+.1f} to {d.max():+.1f}" if len(d) > 1 else "one comparison"
+            parts.append(f"{said} {d.mean():+.1f} points ({span})")
     answers = [f"{claim} {claims.answer(mine)}" for claim, mine in rows.groupby("claim")]
     untried = [claim for claim in claims.CLAIMS if claim not in set(rows["claim"])]
     rest = f" Not tried in these trainings: {', '.join(untried)}." if untried else ""
