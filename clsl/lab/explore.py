@@ -163,7 +163,7 @@ def neighbours(features: Mapping[str, torch.Tensor], images: Images, n: int = 8)
         t, found = images.labels, {}
         figure, axes = plt.subplots(len(units), n + 1, figsize=(0.75 * n + 3, 0.75 * len(units)), squeeze=False)
         for row, (name, unit) in zip(axes, units.items()):
-            near = (unit @ unit[image]).index_fill(0, torch.tensor([image]), math.inf).topk(n + 1).indices.tolist()
+            near = (unit @ unit[image]).index_fill(0, torch.tensor([image]), math.inf).topk(min(n + 1, len(unit))).indices.tolist()
             found[name] = sum(int(t[i] == t[image]) for i in near[1:])
             for ax, i in zip(row, near):
                 ax.imshow(images.images[i], interpolation="nearest")
@@ -185,7 +185,7 @@ def maps(features: Mapping[str, torch.Tensor], ids: Mapping[str, torch.Tensor], 
 
     figure, axes = plt.subplots(len(ids), len(features), figsize=(3 * len(features), 2.8 * len(ids)), squeeze=False)
     for (name, each), column in zip(features.items(), axes.T):
-        x, y = TSNE(init="pca", random_state=0, metric="cosine").fit_transform(each.numpy()).T
+        x, y = TSNE(perplexity=min(30, len(each) / 4), init="pca", random_state=0, metric="cosine").fit_transform(each.numpy()).T
         column[0].set_title(name)
         for ax, (kind, z) in zip(column, ids.items()):
             largest = z.bincount().argsort(descending=True, stable=True)[:colours]
