@@ -76,9 +76,12 @@ class Experiment:
                 runs.keep_encoder(weights, figures.folder(self.profile) / "encoders" / f"{name}.safetensors")
 
     def networks(self, results: pd.DataFrame) -> dict[str, nn.Module]:
-        """The trained encoders of some rows of the table, by their method and clusters in words. Raises OSError without the weights."""
+        """The trained encoders of some rows of the table, by method and clusters in words; {} where only records are at hand."""
         rows = zip(results["method"], results["clusters"].replace(["instances", "labels"], ""), results["config"])
-        return {f"{figures.NAMES[method]} {spec}".strip(): self.finished[name].encoder() for method, spec, name in rows}
+        try:
+            return {f"{figures.NAMES[method]} {spec}".strip(): self.finished[name].encoder() for method, spec, name in rows}
+        except OSError:
+            return {}
 
     def save(self, figure: Figure, name: str) -> None:
         """Save a figure as <experiment>_<name>.svg and .png, which know what made them."""

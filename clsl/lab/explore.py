@@ -160,6 +160,8 @@ def neighbours(features: Mapping[str, torch.Tensor], images: Images, n: int = 8)
     units = {name: F.normalize(each, dim=1) for name, each in features.items()}
 
     def draw(image: int) -> Drawn:
+        if not units:
+            raise ValueError("only the records of these networks are at hand, not their weights: --fresh trains them")
         t, found = images.labels, {}
         figure, axes = plt.subplots(len(units), n + 1, figsize=(0.75 * n + 3, 0.75 * len(units)), squeeze=False)
         for row, (name, unit) in zip(axes, units.items()):
