@@ -17,30 +17,48 @@ SEARCHED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("searched.j
 
 
 def settings(method: str, dataset: str, clusters: str | None, **given: int | None) -> dict[str, float]:
-    """lr, temperature and batch_size of a method, searched on these clusters, or else on the nearest of their kind, or of the data set.
+    """lr, temperature and batch_size of a method, searched on these clusters, or else on the nearest of the data set.
 
-    given: the batch_size, companions and epochs of the training. `+progressive` keeps its objective's. {} where nothing was
-    searched for the method.
+    Nearest are clusters of the same kind, then those whose H(Z) is nearest: the finer the clusters, the smaller lr and temperature
+    were found best. given: the batch_size, companions and epochs of the training. `+progressive` keeps its objective's settings;
+    SimCLR and SupCon are Cl-InfoNCE on the images and on the labels. {} where nothing was searched for the method.
     """
 
     def near(own: dict[str, Any]) -> tuple:
         kinds, numbers = zip(*(_kind(each or "") for each in (own["clusters"], clusters)))
-        apart = abs(numbers[0] - numbers[1]) if kinds[0] == kinds[1] else 0
+        apart = abs(numbers[0] - numbers[1]) if kinds[0] == kinds[1] else abs(own["h_z"] - bits) if bits is not None else 0
         return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"]), -apart
 
     def fits(own: dict[str, Any]) -> bool:
         asked = {name: given.get(name) or 0 for name in own["given"]}
         return all(asked[name] >= n if name == "epochs" else asked[name] == n for name, n in own["given"].items())
 
-    known = [own for own in SEARCHED if own["method"] == method.removesuffix("+progressive") and fits(own)]
+    method, bits = method.removesuffix("+progressive"), _bits(dataset, clusters or "")
+    names = [method, *_CASES] if method == "cl_infonce" else [method]
+    known = [own for own in SEARCHED if own["method"] in names and fits(own)]
     best = max(known, key=near, default={})  # the first of equals
     return {name: best[name] for name in ("lr", "temperature", "batch_size") if name in best}
+
+
+_CASES = ("supcon", "simclr")  # of Cl-InfoNCE
 
 
 def _kind(clusters: str) -> tuple[str, int]:
     """What is before the colon, and the first number after it, or 0: ("wordnet", 4) of wordnet:level=4."""
     kind, _, rest = clusters.partition(":")
     return kind, int(next(iter(re.findall(r"\d+", rest)), 0))
+
+
+def _bits(dataset: str, clusters: str) -> float | None:
+    """H(Z) of clusters in bits, as far as their name tells, for groups and classes of equal size; None where it does not."""
+    from .data import DATASETS
+
+    kind, n = _kind(clusters)
+    classes = getattr(DATASETS.get(dataset.partition(":")[0]), "classes", None)
+    more = {"labels": 0, "merged": -n, "split": n, "permuted": n}
+    if kind in more:
+        return math.log2(classes) + more[kind] if classes else None
+    return {"attributes": n, "annotators": n, "kmeans": math.log2(n or 1)}.get(kind)
 
 
 def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):

@@ -43,9 +43,12 @@ def test_an_unknown_method():
 
 
 def test_a_climb_finds_the_top_and_tries_all_around_it(monkeypatch):
+    trained = []
+
     class Run:
         def __init__(self, c):
-            self.result = {"top1": -abs(c.lr - 0.4) - abs(c.temperature - 0.1) - abs(c.batch_size - 256) / 256}
+            trained.append(c)
+            self.result = {"h_z": 1.5, "top1": -abs(c.lr - 0.4) - abs(c.temperature - 0.1) - abs(c.batch_size - 256) / 256}
 
     monkeypatch.setattr(search.runs, "get", Run)
     rows = search.climb("cl_infonce", "wordnet:level=4")
@@ -54,6 +57,22 @@ def test_a_climb_finds_the_top_and_tries_all_around_it(monkeypatch):
     best = dataclasses.replace(search.start("cl_infonce", "wordnet:level=4"), lr=0.4, temperature=0.1, batch_size=256)
     tried = {(row.lr, row.temperature, row.batch_size) for row in rows.itertuples()}
     assert {(each.lr, each.temperature, each.batch_size) for each in search.neighbours(best)} <= tried
+    n = len(trained)
+    assert search.climb("cl_infonce", "wordnet:level=4", known=rows).equals(rows) and len(trained) == n, "what is known is not trained again"
+    assert len(search.climb("cl_infonce", "wordnet:level=4", known=rows[1:])) == len(rows) and len(trained) == n + 1
+
+
+def test_the_table_takes_a_climb_in_place_of_the_same_task(monkeypatch, tmp_path):
+    monkeypatch.setattr(search, "PATH", tmp_path / "search.csv")
+    monkeypatch.setattr(search.config, "__file__", str(tmp_path / "config.py"))
+    monkeypatch.setattr(config, "SEARCHED", [])
+    TABLE.to_csv(search.PATH, index=False)
+    task = (TABLE["method"] == "cmc") & (TABLE["dataset"] == "cifar100")
+    search.record(TABLE[task].tail(3).assign(top1=50.0, lr=0.5))
+    table = pd.read_csv(search.PATH, keep_default_na=False)
+    assert len(table) == len(TABLE) - task.sum() + 3
+    assert [own["lr"] for own in config.SEARCHED if own["method"] == "cmc" and own["dataset"] == "cifar100"] == [0.5]
+    assert json.loads((tmp_path / "searched.json").read_text()) == config.SEARCHED
 
 
 def test_the_settings_are_what_the_search_found():
@@ -62,13 +81,17 @@ def test_the_settings_are_what_the_search_found():
 
 
 def test_settings_of_other_clusters_are_those_of_the_nearest(monkeypatch):
-    rows = [("cifar10", "wordnet:level=9", 1.0), ("cifar100", "column:superclass", 2.0), ("cifar100", "wordnet:level=4", 3.0),
-            ("cifar100", "wordnet:level=11", 7.0)]
-    known = [dict(dataset=d, clusters=c, method="cl_infonce", given={}, lr=lr, temperature=0.1, batch_size=64) for d, c, lr in rows]
+    rows = [("cifar10", "wordnet:level=9", 1.0, 2.3), ("cifar100", "column:superclass", 2.0, 4.3), ("cifar100", "wordnet:level=4", 3.0, 1.5),
+            ("cifar100", "wordnet:level=11", 7.0, 6.1), ("cifar100", "instances", 9.0, 13.3)]
+    known = [
+        dict(dataset=d, clusters=c, method="simclr" if c == "instances" else "cl_infonce", given={}, lr=lr, temperature=0.1, batch_size=64, h_z=h)
+        for d, c, lr, h in rows
+    ]
     for given, lr in (({"epochs": 36}, 4.0), ({"batch_size": 500}, 5.0), ({"companions": 8, "batch_size": 128}, 6.0)):
         known.append(known[2] | {"given": given, "lr": lr})
     monkeypatch.setattr(config, "SEARCHED", known)
-    cases = {("cifar100", "wordnet:level=4"): 3, ("cifar100", "wordnet:level=7"): 3, ("cifar100", "wordnet:level=8"): 7, ("cifar100", "merged:steps=1"): 2}
+    cases = {("cifar100", "wordnet:level=4"): 3, ("cifar100", "wordnet:level=7"): 3, ("cifar100", "wordnet:level=8"): 7, ("cifar100", "column:mine"): 2}
+    cases |= {("cifar100", "merged:steps=1"): 7, ("cifar100", "merged:steps=3"): 2, ("cifar100", "split:depth=6"): 9}  # the nearest H(Z)
     cases |= {("cifar10", "labels"): 1, ("cub200", "attributes:k=3"): 1}
     for (dataset, clusters), lr in cases.items():
         assert settings("cl_infonce", dataset, clusters)["lr"] == lr
@@ -76,7 +99,7 @@ def test_settings_of_other_clusters_are_those_of_the_nearest(monkeypatch):
     assert settings(*few, epochs=12, batch_size=None)["lr"] == 3 and settings(*few, epochs=150)["lr"] == 4
     assert settings(*few, batch_size=500, epochs=12)["lr"] == 5 and settings(*few, batch_size=256)["lr"] == 3
     assert settings(*few, batch_size=128, companions=8)["lr"] == 6 and settings(*few, companions=4)["lr"] == 3
-    assert settings("simclr", "cifar10", None) == {}
+    assert settings("moco", "cifar10", None) == {}
     assert Pretraining(method="cl_infonce", clusters="wordnet:level=2", dataset="cifar100").batch_size == 64
-    with pytest.raises(ValueError, match="simclr has no settings yet: give lr, temperature and batch_size"):
-        Pretraining()
+    with pytest.raises(ValueError, match="moco has no settings yet: give lr, temperature and batch_size"):
+        Pretraining(method="moco")

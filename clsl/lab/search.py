@@ -3,10 +3,13 @@
 import contextlib
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from .. import ROOT, Diverged, config, methods
 from ..config import Pretraining
@@ -15,24 +18,24 @@ from . import runs
 
 RIVALS = ("cl_infonce", "cross_entropy")
 TAGS = "tags:level=15"
-TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; the first task of a method is its task for all other clusters
+TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; other clusters take the settings of the nearest of these
     "column:superclass": (*RIVALS, "cross_entropy_head"),
     "wordnet:level=4": (*RIVALS, "cmc"),
     "wordnet:level=11": RIVALS,
     TAGS: (*RIVALS, "cross_entropy_head", "cmc", "attribute_prediction"),
-    "annotators:k=4,noise=10": (*RIVALS, "cmc", "attribute_prediction"),
     "kmeans:k=250": (*RIVALS, "cl_infonce_moco", "pcl", "dual_head", "cluster_head"),
     "labels": ("supcon", "cross_entropy"),
     "instances": ("simclr", "moco", "instance_head", "byol", "w_mse", "barlow_twins"),
 }
 GIVEN = [  # what is given besides, and so not searched: for longer trainings, for larger batches, for companions
     *((method, clusters, {"epochs": 36}) for clusters in ("wordnet:level=4", "column:superclass", TAGS) for method in RIVALS),
-    *(("cl_infonce", TAGS, {"batch_size": n}) for n in (128, 500, 2000)),
+    *(("cl_infonce", TAGS, {"batch_size": n}) for n in (500, 2000)),
     *(("cl_infonce", TAGS, {"companions": n, "batch_size": 128}) for n in (2, 4, 8)),
 ]
 SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out"}
 SHARE = 2  # trainings are half as long as those that the settings are for, which take 12 epochs, or those given; a fifth misleads
 TRAININGS = 9  # at least, for each method on each task
+PATH = ROOT / "figures" / "search.csv"
 START = {"lr": 0.1, "temperature": 0.2, "batch_size": 128}
 COLD = ("cross_entropy", "cross_entropy_head", "attribute_prediction", "byol", "w_mse", "barlow_twins")  # without a temperature
 LIMITS = {"lr": (1e-3, 10.0), "temperature": (0.025, 12.8), "batch_size": (8, 1024)}
@@ -45,36 +48,51 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     compared with all of its own and at least TRAININGS are done; so no best stands at the edge of what was tried, but for LIMITS.
 
     Writes figures/search.csv, a row a training, and the best settings to clsl/searched.json, where config.settings finds them. top1
-    is that on images of the training split that are not trained on. Raises ValueError for an unknown method.
+    is that on images of the training split that are not trained on. What stands in the table is not trained again. Several
+    processes may search at once, each for its own methods. Raises ValueError for an unknown method.
     """
     todo = [(method, clusters, {}) for clusters, some in TASKS.items() for method in some] + GIVEN
     if unknown := set(names) - {method for method, _, _ in todo}:
         raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(methods.METHODS)} (+progressive keeps its objective's)")
-    path = ROOT / "figures" / "search.csv"
-    others = pd.read_csv(path, keep_default_na=False)
-    tables = {key: rows for key, rows in others.groupby(_TASK, sort=False)}
     for method, clusters, given in todo:
         if not names or method in names:
+            with FileLock(PATH.with_suffix(".lock")):
+                known = {key: rows for key, rows in pd.read_csv(PATH, keep_default_na=False).groupby(_TASK, sort=False)}
+                config.SEARCHED[:] = best(pd.concat(known.values()))  # which what is given begins with
             key = SIZE["dataset"], clusters, method, json.dumps(given)
-            tables[key] = climb(method, clusters, given).assign(given=key[-1])
-            pd.concat(tables.values()).to_csv(path, index=False, float_format="%.6g")
-            config.SEARCHED[:] = best(pd.read_csv(path, keep_default_na=False))  # which what is given begins with
-    lines = ",\n".join(" " + json.dumps(row) for row in config.SEARCHED)
-    kept.write(Path(config.__file__).with_name("searched.json"), f"[\n{lines}\n]\n".encode())
-    return pd.concat(tables.values())
+            record(climb(method, clusters, given, known.get(key)).assign(given=key[-1]))
+    return pd.read_csv(PATH, keep_default_na=False)
 
 
-def climb(method: str, clusters: str, given: dict[str, int] = {}) -> pd.DataFrame:
-    """All trainings of a climb, in their order: dataset, clusters, method, lr, temperature, batch_size, top1 (0 where it diverged)."""
-    tried: dict[Pretraining, float] = {}
+def record(rows: pd.DataFrame) -> None:
+    """Put the trainings of a climb into the table, in place of those of the same task, and the best of all into searched.json."""
+    with FileLock(PATH.with_suffix(".lock")):
+        known = dict(list(pd.read_csv(PATH, keep_default_na=False).groupby(_TASK, sort=False)))
+        table = pd.concat((known | dict(list(rows.groupby(_TASK)))).values())
+        kept.write(PATH, table.to_csv(index=False, float_format="%.6g").encode())
+        config.SEARCHED[:] = best(pd.read_csv(PATH, keep_default_na=False))
+        lines = ",\n".join(" " + json.dumps(row) for row in config.SEARCHED)
+        kept.write(Path(config.__file__).with_name("searched.json"), f"[\n{lines}\n]\n".encode())
+
+
+def climb(method: str, clusters: str, given: dict[str, int] = {}, known: pd.DataFrame | None = None) -> pd.DataFrame:
+    """All trainings of a climb, in their order: dataset, clusters, method, lr, temperature, batch_size, h_z, top1 (0 where it diverged).
+
+    known: rows of such a table, which are not trained again.
+    """
+    there = {} if known is None else {_place(row): (row.h_z, row.top1) for row in known.itertuples()}
+    tried: dict[Pretraining, tuple[float, float]] = {}
     todo = [start(method, clusters, given)]
     while todo:
-        tried[todo[0]] = _top1(todo[0])
-        ranked = sorted(tried, key=tried.get, reverse=True)
+        tried[todo[0]] = there.get(_place(todo[0])) or _trained(todo[0])
+        ranked = sorted(tried, key=lambda each: tried[each][1], reverse=True)
         todo = [each for each in neighbours(ranked[0], given) if each not in tried]
         if not todo and len(tried) < TRAININGS and not given:
             todo = [each for other in ranked[1:] for each in neighbours(other, given) if each not in tried]
-    rows = [{name: getattr(each, name) for name in ("dataset", "clusters", "method", *START)} | {"top1": top1} for each, top1 in tried.items()]
+    rows = [
+        {name: getattr(each, name) for name in ("dataset", "clusters", "method", *START)} | {"h_z": h_z, "top1": top1}
+        for each, (h_z, top1) in tried.items()
+    ]
     return pd.DataFrame(rows)
 
 
@@ -104,11 +122,17 @@ _TASK = ["dataset", "clusters", "method", "given"]
 def best(table: pd.DataFrame) -> list[dict]:
     """The settings with the highest top1 for each method on each task of a table of `search`, as config.settings reads them."""
     rows = table.loc[table.groupby(_TASK, sort=False)["top1"].idxmax()]
-    return [row | {"given": json.loads(row["given"])} for row in rows[[*_TASK, *START]].to_dict("records")]
+    return [row | {"given": json.loads(row["given"])} for row in rows[[*_TASK, *START, "h_z"]].to_dict("records")]
 
 
-def _top1(point: Pretraining) -> float:
+def _place(row: Any) -> tuple[str, ...]:
+    return tuple(f"{getattr(row, name):.6g}" for name in START)
+
+
+def _trained(point: Pretraining) -> tuple[float, float]:
+    """H(Z) of the clusters (the last, where k-means makes them) in bits, and top1."""
     try:
-        return runs.get(point).result["top1"]
+        result = runs.get(point).result
+        return result["h_z"], result["top1"]
     except Diverged:
-        return 0.0
+        return math.nan, 0.0
