@@ -153,7 +153,7 @@ def _parsed(name: str, text: str) -> Any:
 # Of the parameters that are no fields of a training: the least and the most of each number in them, or the choices of each word.
 _OBJECTIVES = ("simclr", "byol", "w_mse", "barlow_twins")
 _RANGES = {
-    (0, 2**31 - 1): "seed seeds length_seeds more_seeds",
+    (0, 2**31 - 1): "seed seeds length_seeds more_seeds other_seeds",
     (0, 99): "level levels other_levels levels_elsewhere",
     (0, 64): "merges depths shuffled_depth",
     (0, 50): "noise noises",
