@@ -73,7 +73,7 @@ def test_the_loss_of_the_page_is_the_package_s(browser):
         assert gradient == pytest.approx(angles.grad.tolist(), rel=1e-7, abs=1e-9)
 
 
-def test_the_circle_follows_a_drag_and_the_sliders(browser):
+def test_the_circle_follows_a_drag_the_keys_and_the_sliders(browser):
     page = opened(browser, made())
     circle = page.locator("#circle")
     circle.scroll_into_view_if_needed()
@@ -88,6 +88,14 @@ def test_the_circle_follows_a_drag_and_the_sliders(browser):
     assert page.evaluate(f"angles[{held}]") == pytest.approx(math.pi / 2, abs=0.05)
     page.wait_for_function(f"document.querySelector('#circle [data-i=\"{held}\"]').getBoundingClientRect().top < {box['y'] + box['height'] / 4}")
     page.mouse.up()
+    point = page.locator("#circle g").nth(2)
+    point.focus()
+    place, angle = int(point.get_attribute("aria-valuenow")), page.evaluate("angles[2]")
+    page.keyboard.down("ArrowRight")  # clockwise
+    assert page.evaluate("[held, angles[2]]") == [2, pytest.approx(angle - math.pi / 36)]
+    page.wait_for_function(f"document.querySelectorAll('#circle g')[2].getAttribute('aria-valuenow') == {(place + 5) % 360}")
+    page.keyboard.up("ArrowRight")
+    assert page.evaluate("held") is None
     for name, key, least in (("k", "End", 32), ("k", "Home", 4)):
         page.locator(f"#{name}").press(key)
         assert page.locator("#circle g").count() == least
