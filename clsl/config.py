@@ -11,54 +11,40 @@ from typing import Any
 
 import yaml
 
-# What `python -m clsl search` chose for the small encoder: for a method on some clusters of a data set lr, temperature and batch_size;
-# `given` is what they were searched for besides: a batch_size, companions, or at least so many epochs.
+# What `python -m clsl search` chose for the small encoder; `given`: a batch_size, companions, or least epochs that it was searched for.
 SEARCHED: list[dict[str, Any]] = json.loads(Path(__file__).with_name("searched.json").read_text())
 
 
 def settings(method: str, dataset: str, clusters: str | None, **given: int | None) -> dict[str, float]:
-    """lr, temperature and batch_size of a method, searched on these clusters, or else on the nearest of the data set.
+    """lr, temperature and batch_size of a method, searched on these clusters, or else on those of the same kind, or of the nearest H(Z).
 
-    Nearest are clusters of the same kind, then those whose H(Z) is nearest: the finer the clusters, the smaller lr and temperature
-    were found best. given: the batch_size, companions and epochs of the training. `+progressive` keeps its objective's settings;
-    SimCLR and SupCon are Cl-InfoNCE on the images and on the labels. {} where nothing was searched for the method.
+    given: the training's batch_size, companions and epochs. SimCLR and SupCon are Cl-InfoNCE too. {} where nothing was searched.
     """
+    method, (kind, number, bits) = method.removesuffix("+progressive"), _described(clusters or "", dataset)
+    names = (method, "supcon", "simclr") if method == "cl_infonce" else (method,)
 
     def near(own: dict[str, Any]) -> tuple:
-        kinds, numbers = zip(*(_kind(each or "") for each in (own["clusters"], clusters)))
-        apart = abs(numbers[0] - numbers[1]) if kinds[0] == kinds[1] else abs(own["h_z"] - bits) if bits is not None else 0
-        return own["dataset"] == dataset, own["clusters"] == clusters, kinds[0] == kinds[1], len(own["given"]), -apart
+        other, n, _ = _described(own["clusters"], dataset)
+        apart = abs(n - number) if other == kind else abs(own["h_z"] - bits) if other != "kmeans" else math.inf  # which change
+        return own["dataset"] == dataset, own["clusters"] == clusters, other == kind, len(own["given"]), -apart
 
     def fits(own: dict[str, Any]) -> bool:
         asked = {name: given.get(name) or 0 for name in own["given"]}
         return all(asked[name] >= n if name == "epochs" else asked[name] == n for name, n in own["given"].items())
 
-    method, bits = method.removesuffix("+progressive"), _bits(dataset, clusters or "")
-    names = [method, *_CASES] if method == "cl_infonce" else [method]
-    known = [own for own in SEARCHED if own["method"] in names and fits(own)]
-    best = max(known, key=near, default={})  # the first of equals
+    best = max((own for own in SEARCHED if own["method"] in names and fits(own)), key=near, default={})  # the first of equals
     return {name: best[name] for name in ("lr", "temperature", "batch_size") if name in best}
 
 
-_CASES = ("supcon", "simclr")  # of Cl-InfoNCE
-
-
-def _kind(clusters: str) -> tuple[str, int]:
-    """What is before the colon, and the first number after it, or 0: ("wordnet", 4) of wordnet:level=4."""
-    kind, _, rest = clusters.partition(":")
-    return kind, int(next(iter(re.findall(r"\d+", rest)), 0))
-
-
-def _bits(dataset: str, clusters: str) -> float | None:
-    """H(Z) of clusters in bits, as far as their name tells, for groups and classes of equal size; None where it does not."""
+def _described(clusters: str, dataset: str) -> tuple[str, int, float]:
+    """What is before the colon, the first number after it, or 0, and H(Z) in bits as far as these tell, else infinity."""
     from .data import DATASETS
 
-    kind, n = _kind(clusters)
-    classes = getattr(DATASETS.get(dataset.partition(":")[0]), "classes", None)
-    more = {"labels": 0, "merged": -n, "split": n, "permuted": n}
-    if kind in more:
-        return math.log2(classes) + more[kind] if classes else None
-    return {"attributes": n, "annotators": n, "kmeans": math.log2(n or 1)}.get(kind)
+    kind, _, rest = clusters.partition(":")
+    n = int(next(iter(re.findall(r"\d+", rest)), 0))
+    h_t = math.log2(getattr(DATASETS.get(dataset.partition(":")[0]), "classes", None) or math.inf)
+    bits = {"labels": h_t, "merged": h_t - n, "split": h_t + n, "permuted": h_t + n, "attributes": n, "annotators": n}
+    return kind, n, bits.get(kind, math.inf)
 
 
 def knob(default: Any, low: float = -math.inf, high: float = math.inf, above: float = -math.inf, below: float = math.inf, choices=()):
@@ -138,13 +124,10 @@ class Pretraining:
         from .data import check_name
         from .methods import WMSE
 
-        check_name(self.dataset)
-        if self.transfer is not None:
-            check_name(self.transfer)
+        for name in filter(None, (self.dataset, self.transfer)):
+            check_name(name)
         if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
-            raise ValueError(
-                f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}"
-            )
+            raise ValueError(f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}")
         if self.companions and self.companions > self.batch_size:
             raise ValueError(f"companions must be at most batch_size ({self.batch_size}), got {self.companions}")
         if self.kmeans_after and not (self.method == "cl_infonce" and self.clusters.startswith("kmeans")):
@@ -200,7 +183,6 @@ def from_fields(fields: dict[str, Any]) -> Pretraining:
 
 def checked(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields of Pretraining, each in its type. Raises ValueError for an unknown name, a wrong type, or a value out of its range.
-
     Methods, encoders and data sets are not looked up: that would take seconds.
     """
     known = {each.name: each for each in dataclasses.fields(Pretraining)}

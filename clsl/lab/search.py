@@ -35,6 +35,7 @@ GIVEN = [  # what is given besides, and so not searched: for longer trainings, f
 SIZE = {"dataset": "cifar100", "train_size": 10_000, "test_size": 5000, "tested_on": "held_out"}
 SHARE = 2  # trainings are half as long as those that the settings are for, which take 12 epochs, or those given; a fifth misleads
 TRAININGS = 9  # at least, for each method on each task
+_TASK = ["dataset", "clusters", "method", "given"]
 PATH = ROOT / "figures" / "search.csv"
 START = {"lr": 0.1, "temperature": 0.2, "batch_size": 128}
 COLD = ("cross_entropy", "cross_entropy_head", "attribute_prediction", "byol", "w_mse", "barlow_twins")  # without a temperature
@@ -56,31 +57,29 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
         raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(methods.METHODS)} (+progressive keeps its objective's)")
     for method, clusters, given in todo:
         if not names or method in names:
-            with FileLock(PATH.with_suffix(".lock")):
-                known = {key: rows for key, rows in pd.read_csv(PATH, keep_default_na=False).groupby(_TASK, sort=False)}
-                config.SEARCHED[:] = best(pd.concat(known.values()))  # which what is given begins with
-            key = SIZE["dataset"], clusters, method, json.dumps(given)
-            record(climb(method, clusters, given, known.get(key)).assign(given=key[-1]))
-    return pd.read_csv(PATH, keep_default_na=False)
+            record(climb(method, clusters, given))
+    return read()
+
+
+def read() -> pd.DataFrame:
+    """The table of all trainings of the search so far."""
+    return pd.read_csv(PATH, keep_default_na=False, dtype={"given": str})
 
 
 def record(rows: pd.DataFrame) -> None:
     """Put the trainings of a climb into the table, in place of those of the same task, and the best of all into searched.json."""
     with FileLock(PATH.with_suffix(".lock")):
-        known = dict(list(pd.read_csv(PATH, keep_default_na=False).groupby(_TASK, sort=False)))
-        table = pd.concat((known | dict(list(rows.groupby(_TASK)))).values())
-        kept.write(PATH, table.to_csv(index=False, float_format="%.6g").encode())
-        config.SEARCHED[:] = best(pd.read_csv(PATH, keep_default_na=False))
+        tables = {key: each for key, each in read().groupby(_TASK, sort=False)} | dict(list(rows.groupby(_TASK)))
+        kept.write(PATH, pd.concat(tables.values()).to_csv(index=False, float_format="%.6g").encode())
+        config.SEARCHED[:] = best(read())  # which what is given begins with
         lines = ",\n".join(" " + json.dumps(row) for row in config.SEARCHED)
         kept.write(Path(config.__file__).with_name("searched.json"), f"[\n{lines}\n]\n".encode())
 
 
-def climb(method: str, clusters: str, given: dict[str, int] = {}, known: pd.DataFrame | None = None) -> pd.DataFrame:
-    """All trainings of a climb, in their order: dataset, clusters, method, lr, temperature, batch_size, h_z, top1 (0 where it diverged).
-
-    known: rows of such a table, which are not trained again.
-    """
-    there = {} if known is None else {_place(row): (row.h_z, row.top1) for row in known.itertuples()}
+def climb(method: str, clusters: str, given: dict[str, int] = {}) -> pd.DataFrame:
+    """All trainings of a climb, in their order, with H(Z) of the clusters (the last of k-means) and top1, which is 0 where it diverged."""
+    task = SIZE["dataset"], clusters, method, json.dumps(given)
+    there = {_place(row): (row.h_z, row.top1) for row in read().itertuples() if tuple(getattr(row, name) for name in _TASK) == task}
     tried: dict[Pretraining, tuple[float, float]] = {}
     todo = [start(method, clusters, given)]
     while todo:
@@ -89,11 +88,8 @@ def climb(method: str, clusters: str, given: dict[str, int] = {}, known: pd.Data
         todo = [each for each in neighbours(ranked[0], given) if each not in tried]
         if not todo and len(tried) < TRAININGS and not given:
             todo = [each for other in ranked[1:] for each in neighbours(other, given) if each not in tried]
-    rows = [
-        {name: getattr(each, name) for name in ("dataset", "clusters", "method", *START)} | {"h_z": h_z, "top1": top1}
-        for each, (h_z, top1) in tried.items()
-    ]
-    return pd.DataFrame(rows)
+    rows = [[*task[:3], *(getattr(each, name) for name in START), *found, task[3]] for each, found in tried.items()]
+    return pd.DataFrame(rows, columns=[*_TASK[:3], *START, "h_z", "top1", "given"])
 
 
 def start(method: str, clusters: str, given: dict[str, int] = {}) -> Pretraining:
@@ -116,9 +112,6 @@ def neighbours(point: Pretraining, given: dict[str, int] = {}) -> list[Pretraini
     return out
 
 
-_TASK = ["dataset", "clusters", "method", "given"]
-
-
 def best(table: pd.DataFrame) -> list[dict]:
     """The settings with the highest top1 for each method on each task of a table of `search`, as config.settings reads them."""
     rows = table.loc[table.groupby(_TASK, sort=False)["top1"].idxmax()]
@@ -130,7 +123,6 @@ def _place(row: Any) -> tuple[str, ...]:
 
 
 def _trained(point: Pretraining) -> tuple[float, float]:
-    """H(Z) of the clusters (the last, where k-means makes them) in bits, and top1."""
     try:
         result = runs.get(point).result
         return result["h_z"], result["top1"]
