@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, words in (("site", "write the page to read, and the notebooks as pages"), ("slides", "make slides of the notebooks")):
         command = commands.add_parser(name, help=f"{words}, from what a profile found")
         command.add_argument("profile", nargs="?", default="cpu", help="smoke, quick, cpu, gpu, paper")
-        command.set_defaults(run=globals()[f"_{name}"])
+        command.set_defaults(run=_pages, kind=name)
     return parser
 
 
@@ -130,10 +130,9 @@ def _train(arguments: argparse.Namespace) -> None:
             print(f"in {run.path.parent}")
 
 
-def _embed(arguments: argparse.Namespace) -> None:
+def _embed(a: argparse.Namespace) -> None:
     from .lab import use
 
-    a = arguments
     written = use.embed(a.dataset, a.encoder, a.split, a.out, a.neighbours, a.suspects)
     print(printable(f"in {', '.join(map(str, written))}"))
 
@@ -171,23 +170,14 @@ def _check(arguments: argparse.Namespace) -> None:
     print(assignments.check(arguments.number, arguments.solution))
 
 
-def _site(arguments: argparse.Namespace) -> None:
-    from .lab import profiles, report
+def _pages(arguments: argparse.Namespace) -> None:
+    from .lab import profiles
 
     profiles.read(arguments.profile)  # says what is wrong with its name
-    from .lab import site
+    from .lab import report, site, slides
 
-    page = report.shown(site.write(arguments.profile))
-    print(f"Open {page}, or have its folder served: nothing in it needs a network")
-
-
-def _slides(arguments: argparse.Namespace) -> None:
-    from .lab import profiles, report
-
-    profiles.read(arguments.profile)
-    from .lab import slides
-
-    print(f"Open one of {report.shown(slides.write(arguments.profile))}/*.html: nothing in the folder needs a network")
+    path = report.shown((site if arguments.kind == "site" else slides).write(arguments.profile))
+    print(f"Open {path if arguments.kind == 'site' else f'one of {path}/*.html'}, or have its folder served: it needs no network")
 
 
 if __name__ == "__main__":

@@ -55,9 +55,8 @@ def search(names: Sequence[str] = ()) -> pd.DataFrame:
     todo = [(method, clusters, {}) for clusters, some in TASKS.items() for method in some] + GIVEN
     if unknown := set(names) - {method for method, _, _ in todo}:
         raise ValueError(f"unknown method {min(unknown)!r}: choose from {', '.join(methods.METHODS)} (+progressive keeps its objective's)")
-    for method, clusters, given in todo:
-        if not names or method in names:
-            record(climb(method, clusters, given))
+    for task in (task for task in todo if not names or task[0] in names):
+        record(climb(*task))
     return read()
 
 

@@ -41,15 +41,10 @@ def _counts(name: str, split: str, images: data.Images) -> list[str]:
         "columns": images.columns,
         "tags that are no nouns of WordNet": [tag for tag in sorted({*(images.tags or ())}) if not wordnet.is_noun(tag)],
     }
-    lines += [
-        "  " + textwrap.shorten(f"{what}: {', '.join(names)}", 120, placeholder=" …") for what, names in named.items() if names
-    ]
+    lines += ["  " + textwrap.shorten(f"{what}: {', '.join(names)}", 120, placeholder=" …") for what, names in named.items() if names]
     if published.train:
-        expected = {
-            "images": (len(images), getattr(published, split)),
-            "classes": (len(images.class_names), published.classes),
-            "attributes": (len(images.attribute_names or ()), published.attributes),
-        }
+        expected = {"images": (len(images), getattr(published, split)), "classes": (len(images.class_names), published.classes)}
+        expected["attributes"] = len(images.attribute_names or ()), published.attributes
         lines += [f"  {n} {what} instead of {m}" for what, (n, m) in expected.items() if n != m]
     lines += [f"  left out: {reason}" for reason in images.left_out]
     return lines
