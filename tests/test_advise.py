@@ -85,7 +85,7 @@ def test_labels_are_the_images_own_or_a_columns(images):
 def test_the_law_is_found_again():
     """A table without noise, made by a line in `known` and `noise`: the law gives each gain back, of both methods."""
     table = results()
-    found = advise.laws(table)
+    found = advise.laws(advise.mapped(table))
     assert list(found) == ["cl_infonce", "cross_entropy"]
     points = law.points(table, H_T, N)
     guess = law.predicted(law.predictors(points), found["cl_infonce"].fitted)
@@ -95,9 +95,21 @@ def test_the_law_is_found_again():
 
 def test_without_enough_trainings_there_is_no_law():
     table = results()
-    assert advise.laws(table[~table["clusters"].str.contains("split|column")]) == {}
-    assert advise.laws(table.drop(columns="companions")) == {}
-    assert advise.laws(table[table["clusters"] != "instances"]) == {}
+    assert advise.laws(advise.mapped(table[~table["clusters"].str.contains("split|column")])) == {}
+    assert advise.laws(advise.mapped(table.drop(columns="companions"))) == {}
+    assert advise.laws(advise.mapped(table[table["clusters"] != "instances"])) == {}
+
+
+def test_a_law_is_tested_on_another_data_set(images, monkeypatch):
+    """Of which it has a few labels: what it foretells stands beside what was measured, and has its order."""
+    other = results().assign(part="elsewhere")
+    points = advise.mapped(pd.concat([results(), other[~other["clusters"].str.contains("wordnet|column")]]), "elsewhere")
+    assert set(points["family"]) == {"the ends", "merged", "split"} and points["epochs"].unique() == [3]
+    monkeypatch.setattr(advise.data, "load", lambda name, split, size: images)
+    told = advise.tested(advise.laws(advise.mapped(results())), points, 200)
+    assert len(told) == 8 and set(told["clusters"]) == {f"{kind}={n}" for kind in ("merged:steps", "split:depth") for n in (1, 2)}
+    worst = told.set_index(["clusters", "method"])["measured"]["split:depth=2", "cross_entropy"]
+    assert worst == pytest.approx(22 + 20 - 25 * 0.5 - (20 + 20 - 15)) and told["gain"].corr(told["measured"], method="spearman") > 0.8
 
 
 def test_the_better_clusters_come_first(images):
@@ -107,11 +119,11 @@ def test_the_better_clusters_come_first(images):
         assert table.loc[name, "i_zt"] == pytest.approx(information.mutual_information(z, images.labels), abs=0.25)
         met = 127 if name == "column:bad" else table.loc[name, "batch_size"] - 1
         assert table.loc[name, "companions"] == pytest.approx(met * ((z[:, None] == z).sum(1) - 1).double().mean().item() / (N - 1))
-    ranked = advise.predicted(table, advise.laws(results()))
+    ranked = advise.predicted(table, advise.laws(advise.mapped(results())))
     assert len(ranked) == 6 and ranked["gain"].is_monotonic_decreasing and ranked["clusters"].iloc[-1] == "column:bad"
     assert (ranked["gain_low"] <= ranked["gain"]).all() and (ranked["gain"] <= ranked["gain_high"]).all()
     assert len(advise.shown(ranked)) == 6 and "train with" in advise.said(ranked, 3).lower()
-    figure = advise.draw(ranked, advise.laws(results()))
+    figure = advise.draw(ranked, advise.laws(advise.mapped(results())))
     assert {text.get_text() for text in figure.axes[0].texts} >= set(found)
 
 

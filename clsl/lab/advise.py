@@ -123,32 +123,54 @@ def _answers(images: data.Images, path: Path) -> np.ndarray:
     return pd.factorize(pd.Series([told.get(name) for name in images.files], dtype=object), sort=True)[0].astype(np.int64)
 
 
-def laws(results: pd.DataFrame) -> dict[str, Law]:
-    """For each method the law of its gain over SimCLR in percentage points, fitted to a results.csv as notebook 07 reads it.
+def mapped(results: pd.DataFrame, part: str = "main") -> pd.DataFrame:
+    """The clusterings of notebook 07's plane, as law.points has them, with dataset, encoder and epochs; none without SimCLR.
 
-    The predictors are those that predict families left out best. Without SimCLR, or with fewer than four families of clusters
-    that a method was trained on, there is no law.
+    part: of the notebook, "elsewhere" for those of its other data set.
     """
-    if "companions" not in results or "07_information" not in set(results["experiment"]):
-        return {}
+    if "companions" not in results:
+        return pd.DataFrame()
     asked = ["dataset", "encoder", "epochs", "part"]
-    table = results.merge(results.query("experiment == '07_information'")[asked].drop_duplicates())
+    table = results.merge(results.query("experiment == '07_information' and part == @part")[asked].drop_duplicates())
     simclr = table.query("clusters == 'instances' and method == 'simclr'")
     if simclr.empty:
-        return {}
-    points, found = law.points(table, simclr["i_zt"].iloc[0], int(simclr["num_clusters"].iloc[0])), {}
-    training = table[["encoder", "epochs"]].iloc[0].to_dict()
+        return pd.DataFrame()
+    points = law.points(table, simclr["i_zt"].iloc[0], int(simclr["num_clusters"].iloc[0]))
+    return points.assign(**simclr[asked[:3]].iloc[0])
+
+
+def laws(points: pd.DataFrame) -> dict[str, Law]:
+    """For each method the law of its gain over SimCLR in percentage points, fitted to what `mapped` gives.
+
+    The predictors are those that predict families left out best. With fewer than four families of clusters that a method was trained
+    on, there is no law.
+    """
+    found = {}
     for method in METHODS:
         mine = points.dropna(subset=method) if method in points else points.head(0)
-        if mine["family"].nunique() > 3:
+        if len(mine) and mine["family"].nunique() > 3:
+            training = points[["encoder", "epochs"]].iloc[0].to_dict()
             found[method] = _law(method, mine, mine[method] - points.loc["instances", "cl_infonce"], training)
     return found
+
+
+def tested(some: Mapping[str, Law], points: pd.DataFrame, labelled: int) -> pd.DataFrame:
+    """What laws foretell of another data set's `mapped` clusterings from few labels, beside the gains that were measured there.
+
+    Rows as of `predicted`, and `measured`, in points. Left out are the ends and k-means, whose clusters a training makes.
+    """
+    name, n = points["dataset"].iloc[0], int(points["images"].iloc[0])
+    images, new = data.load(name, "train", n), points.query("family not in ('the ends', 'kmeans')")
+    found = {each: clusters.make(each, images) for each in new.index}
+    gains = new[[*some]].sub(points.loc["instances", "cl_infonce"]).stack().rename("measured").rename_axis(["clusters", "method"])
+    told = predicted(known(found, labels(images, labelled=labelled), name, settings(images, some)), some)
+    return told.merge(gains.reset_index())
 
 
 def committed() -> dict[str, Law]:
     """The laws of the committed reference, if it is there."""
     path = figures.folder("cpu") / "results.csv"
-    return laws(pd.read_csv(path)) if path.exists() else {}
+    return laws(mapped(pd.read_csv(path))) if path.exists() else {}
 
 
 def settings(images: data.Images, some: Mapping[str, Law]) -> dict[str, Any]:
