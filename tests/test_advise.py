@@ -108,7 +108,7 @@ def test_a_law_is_tested_on_another_data_set(images, monkeypatch):
     monkeypatch.setattr(advise.data, "load", lambda name, split, size: images)
     told = advise.tested(advise.laws(advise.mapped(results())), points, 200)
     assert len(told) == 8 and set(told["clusters"]) == {f"{kind}={n}" for kind in ("merged:steps", "split:depth") for n in (1, 2)}
-    table = told.set_index(["clusters", "method"])
+    table = told.set_index(["clusters", "method"]).sort_index()
     assert table["measured"]["split:depth=2", "cross_entropy"] == pytest.approx(22 + 20 - 25 * 0.5 - (20 + 20 - 15))
     for one, two in (("merged:steps=1", "merged:steps=2"), ("split:depth=1", "split:depth=2")):
         assert (table.loc[one, ["gain", "measured"]] > table.loc[two, ["gain", "measured"]]).all(axis=None)
