@@ -4,10 +4,12 @@ import dataclasses
 
 import ipywidgets
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from clsl import wordnet
 from clsl.lab import explore, figures
@@ -101,6 +103,10 @@ def test_for_a_lecture_room_letters_are_larger():
     large = plt.rcParams["axes.labelsize"]
     figures.style()
     assert large > 1.3 * plt.rcParams["axes.labelsize"]
+    lines = ["from clsl.lab import figures", "import matplotlib.pyplot as plt", 'figures.style("talk")', "plt.plot([1, 2]);"]
+    cell = nbformat.v4.new_code_cell("\n".join(lines))
+    NotebookClient(nbformat.v4.new_notebook(cells=[cell])).execute()
+    assert set(cell.outputs[-1].data) >= {"image/svg+xml"}, "and figures are sharp at any size"
 
 
 def test_neighbours_are_the_nearest_and_not_the_image_itself(noise):

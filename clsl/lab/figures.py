@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import IPython
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
+from matplotlib_inline.backend_inline import set_matplotlib_formats
 
 from .. import ROOT, printable
 from ..data import Images, kept
@@ -47,18 +49,12 @@ def style(context: str = "notebook") -> None:
     """The look of every figure: small, plain, legible in print and on a screen; with context "talk" from the last row of a lecture room."""
     pd.set_option("display.max_colwidth", None)  # comparisons are read to their end
     sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
-    plt.rcParams.update(
-        {
-            "figure.figsize": (6, 3.7),
-            "figure.constrained_layout.use": True,
-            "axes.spines.right": False,
-            "axes.spines.top": False,
-            "legend.frameon": False,
-            "savefig.dpi": 160,
-            "svg.hashsalt": "clsl",  # the same figure gives the same file
-            "svg.fonttype": "none",  # text that can be selected and found
-        }
-    )
+    plt.rcParams.update({"figure.figsize": (6, 3.7), "figure.constrained_layout.use": True, "savefig.dpi": 160, "legend.frameon": False})
+    plt.rcParams.update({"axes.spines.right": False, "axes.spines.top": False})
+    # the same figure gives the same file, with text that can be selected and found
+    plt.rcParams.update({"svg.hashsalt": "clsl", "svg.fonttype": "none"})
+    if context == "talk" and IPython.get_ipython():  # sharp at any size
+        set_matplotlib_formats("svg")
 
 
 def look(method: str) -> dict[str, str]:
