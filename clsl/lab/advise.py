@@ -154,17 +154,23 @@ def laws(points: pd.DataFrame) -> dict[str, Law]:
     return found
 
 
-def tested(some: Mapping[str, Law], points: pd.DataFrame, labelled: int) -> pd.DataFrame:
-    """What laws foretell of another data set's `mapped` clusterings from few labels, beside the gains that were measured there.
+def tested(results: pd.DataFrame, labelled: int) -> pd.DataFrame:
+    """What the law of each of notebook 07's two data sets foretells of the other, from few labels, beside what was measured there.
 
-    Rows as of `predicted`, and `measured`, in points. Left out are the ends and k-means, whose clusters a training makes.
+    Rows as of `predicted`, with dataset and `measured`, the gain in points; none where there are no two laws. Left out are the ends and
+    k-means, whose clusters a training makes.
     """
-    name, n = points["dataset"].iloc[0], int(points["images"].iloc[0])
-    images, new = data.load(name, "train", n), points.query("family not in ('the ends', 'kmeans')")
-    found = {each: clusters.make(each, images) for each in new.index}
-    gains = new[[*some]].sub(points.loc["instances", "cl_infonce"]).stack().rename("measured").rename_axis(["clusters", "method"])
-    told = predicted(known(found, labels(images, labelled=labelled), name, settings(images, some)), some)
-    return told.merge(gains.reset_index())
+    planes, found = [mapped(results, part) for part in ("main", "elsewhere")], [pd.DataFrame()]
+    for fitted, points in zip(planes, planes[::-1]):
+        if points.empty or not (some := laws(fitted)):
+            continue
+        name, new = points["dataset"].iloc[0], points.query("family not in ('the ends', 'kmeans')")
+        images = data.load(name, "train", int(points["images"].iloc[0]))
+        z = {each: clusters.make(each, images) for each in new.index}
+        gains = new[[*some]].sub(points.loc["instances", "cl_infonce"]).stack().rename("measured").rename_axis(["clusters", "method"])
+        told = predicted(known(z, labels(images, labelled=labelled), name, settings(images, some)), some)
+        found.append(told.merge(gains.reset_index()).assign(dataset=name))
+    return pd.concat(found)
 
 
 def committed() -> dict[str, Law]:
