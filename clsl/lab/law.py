@@ -49,10 +49,7 @@ def plane(points: pd.DataFrame, images: int, batch_size: int, steps: int = 60) -
 
 
 def fitted(x: pd.DataFrame, y: pd.Series) -> pd.Series:
-    """Coefficients by ridge regression, with a constant, which is free.
-
-    Without the penalty a family left out can lie far outside what the others have, and be foretold an accuracy below 0.
-    """
+    """Coefficients by ridge regression, and a constant, which is free; least squares foretold far families accuracies below 0."""
     centred = (x - x.mean()).to_numpy()
     weights = np.linalg.solve(centred.T @ centred + PENALTY * np.eye(x.shape[1]), centred.T @ (y - y.mean()).to_numpy())
     return pd.Series([y.mean() - x.mean() @ weights, *weights], ["constant", *x.columns])
