@@ -105,14 +105,15 @@ def test_a_law_is_tested_on_another_data_set(images, monkeypatch):
     """Of which it has a few labels: what it foretells stands beside what was measured."""
     other = results().assign(part="elsewhere", dataset="cifar10")
     both = pd.concat([results(), other[~other["clusters"].str.contains("wordnet|column")]])
+    both = both[(both["part"] == "main") | (both["clusters"] != "merged:steps=2") | (both["method"] != "cross_entropy")]  # not trained
     assert set(advise.mapped(both, "elsewhere")["family"]) == {"the ends", "merged", "split"}
     monkeypatch.setattr(advise.data, "load", lambda name, split, size: images)
     told = advise.tested(both, 200)  # two families make no law, so the other data set's is not tested
-    assert told["dataset"].unique() == ["cifar10"] and len(told) == 8 and advise.tested(results(), 200).empty
+    assert told["dataset"].unique() == ["cifar10"] and advise.tested(results(), 200).empty
+    assert len(told) == 7 and told["measured"].notna().all()
     table = told.set_index(["clusters", "method"]).sort_index()
     assert table["measured"]["split:depth=2", "cross_entropy"] == pytest.approx(22 + 20 - 25 * 0.5 - (20 + 20 - 15))
-    for one, two in (("merged:steps=1", "merged:steps=2"), ("split:depth=1", "split:depth=2")):
-        assert (table.loc[one, ["gain", "measured"]] > table.loc[two, ["gain", "measured"]]).all(axis=None)
+    assert (table.loc["split:depth=1", ["gain", "measured"]] > table.loc["split:depth=2", ["gain", "measured"]]).all(axis=None)
 
 
 def test_the_better_clusters_come_first(images):

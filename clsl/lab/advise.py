@@ -167,7 +167,7 @@ def tested(results: pd.DataFrame, labelled: int) -> pd.DataFrame:
         name, new = points["dataset"].iloc[0], points.query("family not in ('the ends', 'kmeans')")
         images = data.load(name, "train", int(points["images"].iloc[0]))
         z = {each: clusters.make(each, images) for each in new.index}
-        gains = new[[*some]].sub(points.loc["instances", "cl_infonce"]).stack().rename("measured").rename_axis(["clusters", "method"])
+        gains = new[[*some]].sub(points.loc["instances", "cl_infonce"]).stack().dropna().rename("measured").rename_axis(["clusters", "method"])
         told = predicted(known(z, labels(images, labelled=labelled), name, settings(images, some)), some)
         found.append(told.merge(gains.reset_index()).assign(dataset=name))
     return pd.concat(found)

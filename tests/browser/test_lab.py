@@ -28,6 +28,10 @@ def lab(browser, tmp_path_factory):
     """The address of a JupyterLab that has every notebook with the parameters of the smoke profile, and its trainings at hand."""
     folder = tmp_path_factory.mktemp("lab")
     environment = os.environ | {"CLSL_RUNS": str(folder / "runs"), "CLSL_FIGURES": str(folder), "JUPYTER_CONFIG_DIR": str(folder / "config")}
+    environment["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
+    settings = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # all cells are in the page, also those out of sight: the test looks at each
     subprocess.run([sys.executable, "-m", "clsl", "reproduce", "smoke"], check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     for path in (folder / "smoke").glob("*.ipynb"):  # with the parameters, and without what came out
         notebook = nbformat.read(path, as_version=4)
