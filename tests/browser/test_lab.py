@@ -18,7 +18,8 @@ from clsl import ROOT
 
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 BUSY = "[...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
-UNDONE = "[...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].filter(e => !/[0-9]/.test(e.textContent)).length"
+UNDONE = """[...document.querySelectorAll('.jp-CodeCell:not(:has(.jp-Cell-inputWrapper .jp-Placeholder)) .jp-InputPrompt')]
+            .filter(e => !/[0-9]/.test(e.textContent)).length"""  # a folded cell shows no number; another comes after it
 RED = """[...document.querySelectorAll('[data-mime-type="application/vnd.jupyter.stderr"], [data-mime-type="application/vnd.jupyter.error"]')]
          .map(e => e.textContent)"""
 
