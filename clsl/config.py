@@ -124,7 +124,7 @@ class Pretraining:
         from .data import check_name
         from .methods import WMSE
 
-        for name in filter(None, (self.dataset, self.transfer)):
+        for name in (self.dataset, self.dataset if self.transfer is None else self.transfer):
             check_name(name)
         if self.method.startswith("w_mse") and self.batch_size <= WMSE.dimensions:
             raise ValueError(f"batch_size must be more than the {WMSE.dimensions} dimensions that w_mse whitens, got {self.batch_size}")
