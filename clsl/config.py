@@ -25,7 +25,7 @@ def settings(method: str, dataset: str, clusters: str | None, **given: int | Non
 
     def near(own: dict[str, Any]) -> tuple:
         other, n, _ = _described(own["clusters"], dataset)
-        apart = abs(n - number) if other == kind else abs(own["h_z"] - bits) if other != "kmeans" else math.inf  # which change
+        apart = abs(n - number) if other == kind else abs(own["h_z"] - bits) if other != "kmeans" else math.inf  # k-means' change
         return own["dataset"] == dataset, own["clusters"] == clusters, other == kind, len(own["given"]), -apart
 
     def fits(own: dict[str, Any]) -> bool:
