@@ -128,7 +128,7 @@ def test_the_better_clusters_come_first(images):
     assert (ranked["gain_low"] <= ranked["gain"]).all() and (ranked["gain"] <= ranked["gain_high"]).all()
     assert len(advise.shown(ranked)) == 6 and "train with" in advise.said(ranked, 3).lower()
     figure = advise.draw(ranked, advise.laws(advise.mapped(results())))
-    assert {text.get_text() for text in figure.axes[0].texts} >= set(found)
+    assert {text.get_text() for text in figure.axes[0].texts} == {"column:good", "column:bad"}  # the best, and the ends
 
 
 @pytest.mark.parametrize("gain, low, words", [(3, 1, "+3.0 points"), (3, -1, "not sure"), (-1, -3, "Train with SimCLR")])

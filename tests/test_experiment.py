@@ -26,7 +26,7 @@ def test_an_experiment_trains_keeps_and_compares(on_noise):
     assert len(list((folder / "records").glob("*.json"))) == 6
     kept = figures.pd.read_csv(folder / "results.csv")
     assert len(kept) == 6 and figures.pd.read_csv(folder / "claims.csv")["comparison"].tolist() == ["ours > theirs"]
-    assert here.show(results)["method"].tolist() == ["SimCLR", "Cl-InfoNCE"] and len(here.show_verdicts()) == 1
+    assert here.show(results).data["method"].tolist() == ["SimCLR", "Cl-InfoNCE"] and len(here.show_verdicts().data) == 1
 
 
 def test_what_clusters_know(noise):

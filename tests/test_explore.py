@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 from nbclient import NotebookClient
 
 from clsl import wordnet
@@ -113,11 +114,13 @@ def test_neighbours_are_the_nearest_and_not_the_image_itself(noise):
     t = noise.labels
     right, wrong = torch.eye(4)[t], torch.eye(4)[torch.arange(len(t)) % 2]
     right[0] *= -1  # the opposite of its class: no neighbour of its own is near
-    figure, said = explore.neighbours({"right": right, "wrong": wrong}, noise, n=5)(1)
-    assert said.splitlines()[0] == f"{noise.class_names[t[1]]}; neighbours of the same class:"
-    assert said.splitlines()[1] == "5 of 5  right" and len(figure.axes) == 2 * 6
-    _, alone = explore.neighbours({"right": right}, noise, n=5)(0)
-    assert alone.endswith("0 of 5  right")
+    figure, said = explore.neighbours({"right": right, "wrong": wrong}, noise, t // 2, n=5)(1)
+    assert figure.get_suptitle() == noise.class_names[t[1]] and len(figure.axes) == 2 * 6
+    assert said.splitlines()[1] == "5 and 5 of 5  right"
+    frames = [ax.spines["top"].get_edgecolor() for ax in figure.axes[7:]]  # of the wrong ones
+    assert said.splitlines()[2] == f"{frames.count(to_rgba('#009e73'))} and {5 - frames.count(to_rgba('#d55e00'))} of 5  wrong"
+    _, alone = explore.neighbours({"right": right}, noise, t // 2, n=5)(0)
+    assert alone.splitlines()[1].startswith("0 and ")
     plt.close("all")
 
 

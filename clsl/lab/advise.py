@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import patheffects
 
 from .. import clusters, data, information, wordnet
 from ..config import Pretraining
@@ -142,7 +143,7 @@ def mapped(results: pd.DataFrame, part: str = "main") -> pd.DataFrame:
 def laws(points: pd.DataFrame) -> dict[str, Law]:
     """For each method the law of its gain over SimCLR in percentage points, fitted to what `mapped` gives.
 
-    The predictors are those that predict families left out best. With fewer than four families of clusters that a method was trained
+    The predictors are those of `law.chosen`. With fewer than four families of clusters that a method was trained
     on, there is no law.
     """
     found = {}
@@ -257,7 +258,7 @@ def said(ranked: pd.DataFrame, minutes: float) -> str:
             f"No advice: the reference in {figures.folder('cpu')} lacks the map of notebook 07, which ./reproduce.sh cpu makes; "
             f"the clusters that agree best with the labels (NMI), {ranked['clusters'].iloc[0]}, come first."
         )
-    best, time = ranked.iloc[0], "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
+    best, time = ranked.iloc[0], "about a minute" if minutes < 1.5 else f"about {minutes:.0f} minutes"
     gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
     what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
     if best["gain"] <= 0:
@@ -281,10 +282,9 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
     most = np.nanmax([1, *points["gain"].abs()])
     looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-most, most), zorder=2, clip_on=False)
     drawn = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
-    for place, (name, h, i) in enumerate(zip(points["clusters"], x, y)):
-        apart = np.hypot((x - h) / (4 * x.max() or 1), (y - i) / y.max())
-        if not (apart < 0.04)[:place].any():  # no name over that of a better one
-            ax.annotate(name, (h, i), (6, 4), textcoords="offset points", fontsize=7)
+    for each in dict.fromkeys([points.index[0], x.idxmax(), y.idxmin()]):  # the best, and the ends
+        halo = [patheffects.withStroke(linewidth=3, foreground="white")]
+        ax.annotate(points["clusters"][each], (x[each], y[each]), (7, 5), textcoords="offset points", fontsize=9, path_effects=halo)
     ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
     if some:
         figure.colorbar(drawn, label="predicted gain over SimCLR, points")

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from torch import nn
 
 from .. import clusters, data, information
 from ..config import Pretraining
 from . import claims, figures, fingerprint, plan, runs
 from .claims import chosen
+
+
+_TABLE = "±: standard error over seeds; companions: other images of its cluster that an image meets in its batch."
+_VERDICTS = "Means are over all seeds of all notebooks. Verdicts are corrected for all comparisons of a claim: an interval that just misses 0 stays unknown."
 
 
 class DryRun(Exception):
@@ -97,9 +102,14 @@ class Experiment:
             self._judged(comparisons, part)
         return self.verdicts
 
-    def show_verdicts(self) -> pd.DataFrame:
+    def show_verdicts(self) -> Styler:
         """The comparisons so far, in words; a comparison that another notebook has made of the same trainings is shown there."""
-        return figures.verdicts(self.verdicts) if len(self.verdicts) else pd.DataFrame()
+        if self.verdicts.empty:
+            return figures.shown(pd.DataFrame())
+        everything = pd.read_csv(figures.folder(self.profile) / "claims.csv")
+        mine = everything[everything["claim"].isin(self.verdicts["claim"])]
+        said = [f"{claim} {claims.answer(rows)} ({claims.counted(rows)[claim]})" for claim, rows in mine.groupby("claim")]
+        return figures.shown(figures.verdicts(self.verdicts), f"All notebooks so far: {'; '.join(said)}. {_VERDICTS}")
 
     def _judged(self, comparisons: Sequence[Mapping[str, Any]], part: str) -> pd.DataFrame:
         rows = claims.named(chosen(self.results, part=part), comparisons).assign(experiment=self.name)
@@ -122,9 +132,9 @@ class Experiment:
         ]
         return pd.concat(rows).assign(trained=lambda table: table["epoch"] - 1)
 
-    def show(self, results: pd.DataFrame | None = None) -> pd.DataFrame:
+    def show(self, results: pd.DataFrame | None = None) -> Styler:
         """Mean ± standard error over seeds, in words: what was trained, its clusters, and what that was worth."""
-        return figures.table(self.results if results is None else results)
+        return figures.shown(figures.table(self.results if results is None else results), _TABLE)
 
 
 def bits(images: data.Images, specs: Sequence[str]) -> pd.DataFrame:

@@ -155,33 +155,51 @@ def clustering(images: Images, points: pd.DataFrame, guess: pd.Series) -> Callab
     return draw
 
 
-def neighbours(features: Mapping[str, torch.Tensor], images: Images, n: int = 8) -> Callable[[int], Drawn]:
-    """For an image, by its number: its nearest among the others, by cosine, in each representation, name → features [N, D]."""
-    units = {name: F.normalize(each, dim=1) for name, each in features.items()}
+def neighbours(features: Mapping[str, torch.Tensor], images: Images, z: torch.Tensor, n: int = 8) -> Callable[[int], Drawn]:
+    """For an image, by its number: its nearest among the others, by cosine, in each representation, name → features [N, D].
+
+    Green frames are those of its class, blue ones those of its cluster z [N], orange ones the others.
+    """
+    nearest = {name: _nearest(each, n) for name, each in features.items()}
 
     def draw(image: int) -> Drawn:
-        if not units:
+        if not nearest:
             raise ValueError("only the records of these networks are at hand, not their weights: --fresh trains them")
         t, found = images.labels, {}
-        figure, axes = plt.subplots(len(units), n + 1, figsize=(0.75 * n + 3, 0.75 * len(units)), squeeze=False)
-        for row, (name, unit) in zip(axes, units.items()):
-            near = (unit @ unit[image]).index_fill(0, torch.tensor([image]), math.inf).topk(min(n + 1, len(unit))).indices.tolist()
-            found[name] = sum(int(t[i] == t[image]) for i in near[1:])
+        figure, axes = plt.subplots(len(nearest), n + 1, figsize=(0.75 * n + 3, 0.75 * len(nearest)), squeeze=False)
+        for row, (name, all_near) in zip(axes, nearest.items()):
+            near = [image, *all_near[image].tolist()]
+            found[name] = [sum((ids[near[1:]] == ids[image]).tolist()) for ids in (t, z)]
             for ax, i in zip(row, near):
                 ax.imshow(images.images[i], interpolation="nearest")
                 ax.set(xticks=[], yticks=[])
-                ax.spines[:].set(visible=i != image, lw=3, color="#009e73" if t[i] == t[image] else "#d55e00")
+                colour = "#009e73" if t[i] == t[image] else "#0072b2" if z[i] == z[image] else "#d55e00"
+                ax.spines[:].set(visible=i != image, lw=3, color=colour)
             row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        counts = "\n".join(f"{k} of {n}  {name}" for name, k in found.items())
-        return figure, f"{images.class_names[t[image]]}; neighbours of the same class:\n{counts}"
+        figure.suptitle(images.class_names[t[image]].replace("_", " "))
+        counts = "\n".join(f"{k} and {m} of {n}  {name}" for name, (k, m) in found.items())
+        return figure, f"neighbours of the same class, and of the same cluster:\n{counts}"
 
     return draw
+
+
+def telling(features: Mapping[str, torch.Tensor], t: torch.Tensor, n: int = 8) -> int:
+    """The first image of whose n nearest, in one of some representations, half or more are of its class t [N]; the first of all, if none."""
+    hits = [(t[_nearest(each, n)] == t[:, None]).sum(1) for each in features.values()]
+    return int(torch.stack(hits).amax(0).ge(n / 2).int().argmax()) if hits else 0
+
+
+def _nearest(features: torch.Tensor, n: int) -> torch.Tensor:
+    """The nearest images by cosine, not the image itself, [N, n]."""
+    unit = F.normalize(features, dim=1)
+    return (unit @ unit.T).fill_diagonal_(-math.inf).topk(min(n, len(unit) - 1)).indices
 
 
 def maps(features: Mapping[str, torch.Tensor], ids: Mapping[str, torch.Tensor], colours: int = 10) -> Figure:
     """Representations in two dimensions by t-SNE (van der Maaten and Hinton 2008): a column each, and a row for each kind of ids [N].
 
-    The ids with the most images have a colour, the others are grey.
+    The ids with the most images have a colour, the others are grey. Below each map: the share of an image's ten nearest neighbours
+    in its representation that have its id, the mean over all images.
     """
     from sklearn.manifold import TSNE  # takes seconds, and only this picture needs it
 
@@ -189,12 +207,14 @@ def maps(features: Mapping[str, torch.Tensor], ids: Mapping[str, torch.Tensor], 
     for (name, each), column in zip(features.items(), axes.T):
         x, y = TSNE(perplexity=min(30, len(each) / 4), init="pca", random_state=0, metric="cosine").fit_transform(each.numpy()).T
         column[0].set_title(name)
+        near = _nearest(each, 10)
         for ax, (kind, z) in zip(column, ids.items()):
             largest = z.bincount().argsort(descending=True, stable=True)[:colours]
             ax.scatter(x, y, 4, "0.85", lw=0)
-            for k in largest[z.bincount()[largest] > 0]:
-                ax.scatter(x[z == k], y[z == k], 8, lw=0)
+            for k, colour in zip(largest[z.bincount()[largest] > 0], plt.get_cmap("Paired").colors):
+                ax.scatter(x[z == k], y[z == k], 8, [colour], lw=0)
             ax.set(xticks=[], yticks=[], ylabel=kind if ax in axes[:, 0] else "")
+            ax.set_xlabel(f"of one colour: {(z[near] == z[:, None]).double().mean():.0%}")
     return figure
 
 

@@ -3,6 +3,7 @@
 import html
 import io
 import os
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from filelock import FileLock
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
+from pandas.io.formats.style import Styler
 
 from .. import ROOT, printable
 from ..data import Images, kept
@@ -42,6 +44,7 @@ _LOOKS = {
 for _method in ("simclr", "byol", "w_mse", "barlow_twins", "cl_infonce"):
     _name, _colour, _marker = _LOOKS[_method]
     _LOOKS[f"{_method}+progressive"] = (f"{_name}, progressive", _colour, _marker)
+COMPARISON = "is the first more?"
 NAMES, COLOURS = ({method: look[i] for method, look in _LOOKS.items()} for i in range(2))
 
 
@@ -158,11 +161,11 @@ def record(
 
 
 def table(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean ± standard error over seeds of a tidy table, in words, a row for each method and its clusters."""
-    summary, out = _means(results)
+    """Mean ± standard error over seeds of a tidy table, in words, a row for each method and its clusters; each training counts once."""
+    summary, out = _means(results.drop_duplicates("config").assign(part="all"))
     out["how many"] = summary["num_clusters"].round().astype(int).astype(str)
     out["I(Z;T), bits"], out["H(Z|T), bits"] = (summary[name].map("{:.2f}".format) for name in ("i_zt", "h_z_given_t"))
-    for name, words in (("epochs", "epochs"), ("batch_size", "batch")):
+    for name, words in (("dataset", "data set"), ("epochs", "epochs"), ("batch_size", "batch")):
         if summary[name].nunique() > 1:
             out[words] = summary[name].astype(str)
     if summary["changed"].nunique() > 1:
@@ -194,7 +197,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "claim": rows["claim"],
-            "is the first more?": rows["comparison"],
+            COMPARISON: rows["comparison"],
             "first, %": rows["mean_a"].map("{:.1f}".format),
             "second, %": rows["mean_b"].map("{:.1f}".format),
             "difference": rows["difference"].map("{:+.1f}".format),
@@ -204,19 +207,29 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def shown(table: pd.DataFrame, caption: str = "") -> Styler:
+    """A table of text as a notebook shows it: without row numbers, all to the left, and only comparisons break into lines."""
+    looks = {"th, td, caption": "text-align: left", "td": "white-space: nowrap", "td.wide": "white-space: normal"}
+    name = f"{zlib.crc32(' '.join(table.columns).encode()):x}"  # the same in every execution
+    styler = Styler(table, uuid=name, cell_ids=False, table_attributes='class="dataframe"').hide(axis="index")
+    wide = pd.DataFrame({COMPARISON: "wide"}, table.index)
+    return styler.set_td_classes(wide).set_caption(caption).set_table_styles([{"selector": k, "props": v} for k, v in looks.items()])
+
+
 VERDICTS = {"holds": "#009e73", "contradicted": "#d55e00", "no difference": "#0072b2", "unknown": "0.5", "one seed": "0.8"}
 
 
 def forest(rows: pd.DataFrame) -> Figure:
     """Every comparison of claims.csv as a difference with its 95 % interval, claim by claim, coloured by its verdict."""
     rows = rows.sort_values("claim", kind="stable").iloc[::-1].reset_index(drop=True)
-    figure, ax = plt.subplots(figsize=(8, 0.6 + 0.21 * len(rows)))
+    place = rows.index + 1.5 * (rows["claim"] != rows["claim"].shift()).cumsum()  # a gap between claims
+    figure, ax = plt.subplots(figsize=(8, 0.6 + 0.21 * place.max()))
     ax.axvline(0, color="0.7", lw=1)
     for verdict, mine in rows.groupby("verdict", sort=False):
         reach = mine["high"] - mine["difference"]
-        ax.errorbar(mine["difference"], mine.index, xerr=reach, ls="", marker="o", ms=4, color=VERDICTS[verdict], label=verdict)
-    ax.set_yticks(rows.index, rows["claim"] + "  " + rows["comparison"], fontsize=8)
-    ax.set(xlabel="first minus second, points, with 95 % interval; right of 0 as claimed", ylim=(-0.7, len(rows) - 0.3))
+        ax.errorbar(mine["difference"], place[mine.index], xerr=reach, ls="", marker="o", ms=4, color=VERDICTS[verdict], label=verdict)
+    ax.set_yticks(place, rows["claim"] + "  " + rows["comparison"], fontsize=8)
+    ax.set(xlabel="first minus second, points, with 95 % interval; right of 0 as claimed", ylim=(place.min() - 0.7, place.max() + 0.7))
     one_legend(figure)
     return figure
 

@@ -67,17 +67,22 @@ def left_out(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> pd.Series:
 
 
 def chosen(x: pd.DataFrame, y: pd.Series, family: pd.Series) -> tuple[list[str], float]:
-    """The one to three predictors whose law predicts families left out best, and its R² there; the fewer of equals.
+    """The predictors, one to three, of a law that predicts families left out, and its R² there.
 
-    R² is 1 - squared error over the variance of y; below 0 the mean of all would be better. Raises ValueError for fewer than three
-    families.
+    The fewest whose squared error is within one standard error, over families, of the least; of as many those with the least (Hastie,
+    Tibshirani and Friedman 2009, section 7.10). R² is 1 - squared error over the variance of y; below 0 the mean of all would be
+    better. Raises ValueError for fewer than three families.
     """
     if family.nunique() < 3:
         raise ValueError(f"a law needs at least three families of clusters, got {', '.join(family.unique())}")
     candidates = [list(names) for n in (1, 2, 3) for names in itertools.combinations(x.columns, n)]
-    scores = [explained(left_out(x[names], y, family), y) for names in candidates]
-    best = next((i for i, r2 in enumerate(scores) if r2 > max(scores) - 1e-9), 0)
-    return candidates[best], scores[best]
+    errors = pd.DataFrame([(left_out(x[names], y, family) - y) ** 2 for names in candidates]).T.set_axis(range(len(candidates)), axis=1)
+    mean = errors.mean()
+    by_family = (errors[mean.idxmin()] - mean.min()).groupby(family).sum()
+    one = (by_family.pow(2).sum() * len(by_family) / (len(by_family) - 1)) ** 0.5 / len(y)
+    enough = [i for i in mean.index if mean[i] <= mean.min() + one]
+    best = min(enough, key=lambda i: (len(candidates[i]), mean[i]))
+    return candidates[best], 1 - mean[best] / y.var(ddof=0)
 
 
 def explained(guess: pd.Series, y: pd.Series) -> float:

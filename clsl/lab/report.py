@@ -68,16 +68,16 @@ def beside_lines(rows: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
 def finding(rows: pd.DataFrame) -> str:
     """What the reference found, in a few sentences made of claims.csv; the README shows them."""
     rivals = {  # claim, and how its comparisons begin: what is said of them
-        ("A1", "Cl-InfoNCE on .* > SimCLR"): "Against SimCLR, Cl-InfoNCE with auxiliary information gains",
-        ("A2", "Cl-InfoNCE > cross-entropy on (?!.* epochs)"): "against cross-entropy on the same clusters",
-        ("A2", "Cl-InfoNCE > (?:CMC|attribute prediction) on"): "against CMC and attribute prediction with the same information",
+        ("A1", "Cl-InfoNCE on .* > SimCLR"): "Cl-InfoNCE with auxiliary information scores {} against SimCLR",
+        ("A2", "Cl-InfoNCE > cross-entropy on (?!.* epochs)"): "{} against cross-entropy on the same clusters",
+        ("A2", "Cl-InfoNCE > (?:CMC|attribute prediction) on"): "{} against CMC and attribute prediction with the same information",
     }
     parts = []
     for (claim, words), said in rivals.items():
         d = rows.loc[(rows["claim"] == claim) & rows["comparison"].str.match(words), "difference"]
         if len(d):
             span = f"mean of {len(d)} comparisons, {d.min():+.1f} to {d.max():+.1f}" if len(d) > 1 else "one comparison"
-            parts.append(f"{said} {d.mean():+.1f} points ({span})")
+            parts.append(f"{said.format(f'{d.mean():+.1f} points')} ({span})")
     answers = [f"{claim} {claims.answer(mine)}" for claim, mine in rows.groupby("claim")]
     untried = [claim for claim in claims.CLAIMS if claim not in set(rows["claim"])]
     rest = f" Not tried in these trainings: {', '.join(untried)}." if untried else ""

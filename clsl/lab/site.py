@@ -110,7 +110,7 @@ def _card(claim: str, verdicts: pd.DataFrame, pictures: Sequence[Picture], profi
     tried = [name[:2] for name, parts in asked.items() if any(each["claim"] == claim for some in parts.values() for each in some)]
     rest = [name for name in missing if name[:2] in tried]
     if rows.empty:
-        return card | {"answer": "not trained yet", "found": "Nothing yet", "sure": f"./reproduce.sh {profile} {' '.join(tried)}"}
+        return card | {"answer": "not tried", "brief": "", "found": "Nothing", "sure": f"To train: ./reproduce.sh {profile} {' '.join(tried)}."}
     card |= _found(rows)
     return card | {"sure": f"{card['sure']} Not trained yet: {', '.join(rest)}."} if rest else card
 
@@ -130,12 +130,13 @@ def _found(rows: pd.DataFrame) -> dict[str, str]:
     alone = (rows["n"] == 1).all()
     found = f"{_number(len(rows), 'comparison')}{'' if alone else f': {counts}'}. Differences {span}."
     if alone:
-        return {"answer": "no verdict", "found": found, "sure": "One training on each side: chance cannot be told from effect."}
+        return {"answer": "no verdict", "brief": "", "found": found, "sure": "One training on each side: chance cannot be told from effect."}
     least, most = rows["n"].min(), rows["n"].max()
     trainings = str(least) if least == most else f"{least} to {most}"
     reach = ((rows["high"] - rows["low"]) / 2).median()
-    sure = f"{trainings} trainings on each side; half of the 95 % intervals are narrower than ±{reach:.1f} points."
-    return {"answer": claims.answer(rows), "found": found, "sure": f"{sure} Verdicts are corrected for {len(rows)} comparisons."}
+    sure = f"{trainings} trainings on each side; the median 95 % interval is ±{reach:.1f} points."
+    brief = f"({counts}; {worst['difference']:+.1f} to {best['difference']:+.1f} points)"
+    return {"answer": claims.answer(rows), "brief": brief, "found": found, "sure": f"{sure} Verdicts are corrected for {len(rows)} comparisons."}
 
 
 def _forest(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
@@ -249,7 +250,8 @@ def prepared(path: Path) -> nbformat.NotebookNode:
 
 
 _FOLDED = """{% extends 'basic/index.html.j2' %}
-{% block input_group %}<details class="code"{% if not cell.outputs %} open{% endif %}><summary>code</summary>{{ super() }}</details>{% endblock %}"""
+{% block input_group %}{% set default = "parameters" in cell.metadata.tags | default([]) %}
+<details class="code"{% if not cell.outputs and not default %} open{% endif %}><summary>{{ "parameters, if none are given" if default else "code" }}</summary>{{ super() }}</details>{% endblock %}"""
 
 
 def _body(path: Path) -> str:
