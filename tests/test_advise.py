@@ -150,6 +150,15 @@ def photographs(tmp_path):
     return f"folder:{tmp_path / 'mine'}"
 
 
+def test_views_are_no_larger_than_most_files(tmp_path):
+    for side, expected in ((16, 16), (50, 64), (300, 64), (4, 8)):
+        for i in range(3):
+            Image.new("RGB", (side + 40 * i, side + 40 * (i > 1))).save(tmp_path / f"{i}.png")
+        (tmp_path / "3.png").write_bytes(b"no image")
+        images = dataclasses.replace(advise.plan.stand_in("cifar10", "train").subset(torch.arange(4)), files=tuple(sorted(map(str, tmp_path.glob("*.png")))))
+        assert advise.settings(images, {}) == {"image_size": expected}
+
+
 def test_the_command(photographs, monkeypatch, capsys):
     monkeypatch.setenv("CLSL_DATA", photographs.removeprefix("folder:") + "-cache")
     monkeypatch.setattr(advise.plan, "cost", lambda config, devices=1: {"hours": 0.1 * (config.epochs + 1)})

@@ -4,6 +4,7 @@ Every candidate is judged by what a few labels tell of I(Z;T) and H(Z|T) (estima
 which is fitted to the trainings of the committed reference.
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib import patheffects
+from PIL import Image
 
 from .. import clusters, data, information, wordnet
 from ..config import Pretraining
@@ -181,9 +183,14 @@ def committed() -> dict[str, Law]:
 
 
 def settings(images: data.Images, some: Mapping[str, Law]) -> dict[str, Any]:
-    """Encoder and epochs as in the trainings that the laws were fitted to, and the size of images that come from files."""
-    training = next((each.training for each in some.values()), {})
-    return {**training} | ({} if images.files is None else {"image_size": data.packed_side(None)})
+    """Encoder and epochs as in the trainings that the laws were fitted to, and for files a size of views: 64 pixels, less if most are smaller."""
+    training, sides = next((each.training for each in some.values()), {}), []
+    for file in (images.files or ())[:: len(images) // 100 + 1]:
+        with contextlib.suppress(OSError), Image.open(file) as image:
+            sides.append(min(image.size))
+    most = data.packed_side(None)
+    side = np.clip(data.packed_side(int(np.median(sides or most))), 8, most)
+    return {**training} | ({} if images.files is None else {"image_size": int(side)})
 
 
 def _law(method: str, points: pd.DataFrame, gain: pd.Series, training: Mapping[str, Any]) -> Law:
