@@ -28,7 +28,8 @@ def test_every_search_is_long_enough_and_the_best_is_not_at_its_edge(task):
     )
     tried = {(f"{each.lr:.6g}", f"{each.temperature:.6g}", each.batch_size) for each in rows.itertuples()}
     around = search.neighbours(best, given)
-    assert len(around) == (2 if given else 4 if method in search.COLD else 6), "at the limit of what is tried"
+    own = 1 if method == "w_mse" and best.batch_size == 128 else 0  # with fewer images there is nothing to whiten by
+    assert len(around) == (2 if given else 4 if method in search.COLD else 6) - own, "at the limit of what is tried"
     assert {(f"{each.lr:.6g}", f"{each.temperature:.6g}", each.batch_size) for each in around} <= tried
 
 
@@ -70,11 +71,11 @@ def test_the_table_takes_a_climb_in_place_of_the_same_task(monkeypatch, tmp_path
     monkeypatch.setattr(search.config, "__file__", str(tmp_path / "config.py"))
     monkeypatch.setattr(config, "SEARCHED", [])
     TABLE.to_csv(search.PATH, index=False)
-    task = (TABLE["method"] == "cmc") & (TABLE["dataset"] == "cifar100")
+    task = (TABLE["method"] == "cmc") & (TABLE["dataset"] == "cifar100") & (TABLE["clusters"] == "wordnet:level=4")
     search.record(TABLE[task].tail(3).assign(top1=50.0, lr=0.5))
     table = pd.read_csv(search.PATH, keep_default_na=False)
     assert len(table) == len(TABLE) - task.sum() + 3
-    assert [own["lr"] for own in config.SEARCHED if own["method"] == "cmc" and own["dataset"] == "cifar100"] == [0.5]
+    assert [own["lr"] for own in config.SEARCHED if (own["method"], own["clusters"]) == ("cmc", "wordnet:level=4")] == [0.5]
     assert json.loads((tmp_path / "searched.json").read_text()) == config.SEARCHED
 
 
