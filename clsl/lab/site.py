@@ -167,8 +167,9 @@ def _title(path: Path) -> str:
 
 
 def _saved(cell: nbformat.NotebookNode, path: Path) -> list[Path]:
-    """The figures that a cell of an executed notebook saved."""
-    names = re.findall(r'\.save\(.*?"(\w+)"\)', cell.source, flags=re.S) if cell.cell_type == "code" else []
+    """The figures that a cell of an executed notebook saved; none where it drew nothing, whatever an earlier execution left there."""
+    drew = cell.cell_type == "code" and any("image/png" in output.get("data", {}) for output in cell.outputs)
+    names = re.findall(r'\.save\(.*?"(\w+)"\)', cell.source, flags=re.S) if drew else []
     return [svg for name in names if (svg := path.with_name(f"{path.stem}_{name}.svg")).exists()]
 
 
