@@ -130,10 +130,10 @@ def test_the_house_is_small():
         "the method": (2310, [*(f"{name}.py" for name in FLOOR), "methods/*.py"]),
         "data": (1340, ["data/*.py"]),
         "to play with": (341, ["lab/explore.py", "lab/assignments.py"]),
-        "page and slides": (353, ["lab/site.py", "lab/slides.py"]),
-        "one's own images": (791, ["lab/advise.py", "lab/estimates.py", "lab/use.py"]),
+        "page and slides": (354, ["lab/site.py", "lab/slides.py"]),
+        "one's own images": (798, ["lab/advise.py", "lab/estimates.py", "lab/use.py"]),
     }
     for room, (limit, patterns) in rooms.items():
         assert lines(*patterns) <= limit, room
     beside = sum(lines(*patterns) for room, (_, patterns) in list(rooms.items())[2:])
-    assert lines("lab/*.py", "__main__.py") - beside <= 2482
+    assert lines("lab/*.py", "__main__.py") - beside <= 2483
