@@ -223,14 +223,14 @@ def forest(rows: pd.DataFrame) -> Figure:
     """Every comparison of claims.csv as a difference with its 95 % interval, claim by claim, coloured by its verdict."""
     rows = rows.sort_values("claim", kind="stable").iloc[::-1].reset_index(drop=True)
     place = rows.index + 1.5 * (rows["claim"] != rows["claim"].shift()).cumsum()  # a gap between claims
-    figure, ax = plt.subplots(figsize=(8, 0.6 + 0.21 * place.max()))
+    figure, ax = plt.subplots(figsize=(10, 0.8 + 0.21 * place.max()))
     ax.axvline(0, color="0.7", lw=1)
     for verdict, mine in rows.groupby("verdict", sort=False):
         reach = mine["high"] - mine["difference"]
         ax.errorbar(mine["difference"], place[mine.index], xerr=reach, ls="", marker="o", ms=4, color=VERDICTS[verdict], label=verdict)
     ax.set_yticks(place, rows["claim"] + "  " + rows["comparison"], fontsize=8)
-    ax.set(xlabel="first minus second, points, with 95 % interval; right of 0 as claimed", ylim=(place.min() - 0.7, place.max() + 0.7))
-    one_legend(figure)
+    ax.set(xlabel="first minus second, points (95 %)\nright of 0: as claimed", ylim=(place.min() - 0.7, place.max() + 0.7))
+    figure.legend(loc="outside upper right", ncols=len(VERDICTS))  # the words at the left need the width
     return figure
 
 
