@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import patheffects
 from PIL import Image
 
 from .. import clusters, data, information, wordnet
@@ -290,8 +289,8 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
     looks = dict(cmap="coolwarm_r", edgecolor="black", norm=plt.Normalize(-most, most), zorder=2, clip_on=False)
     drawn = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
     for each in dict.fromkeys([points.index[0], x.idxmax(), y.idxmin()]):  # the best, and the ends
-        halo = [patheffects.withStroke(linewidth=3, foreground="white")]
-        ax.annotate(points["clusters"][each], (x[each], y[each]), (7, 5), textcoords="offset points", fontsize=9, path_effects=halo)
+        looks = dict(textcoords="offset points", fontsize=9, bbox=dict(facecolor="white", alpha=0.7, lw=0, pad=1))
+        ax.annotate(points["clusters"][each], (x[each], y[each]), (7, 5), **looks)
     ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
     if some:
         figure.colorbar(drawn, label="predicted gain over SimCLR, points")

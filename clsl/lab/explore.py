@@ -210,9 +210,9 @@ def maps(features: Mapping[str, torch.Tensor], ids: Mapping[str, torch.Tensor], 
         near = _nearest(each, 10)
         for ax, (kind, z) in zip(column, ids.items()):
             largest = z.bincount().argsort(descending=True, stable=True)[:colours]
-            ax.scatter(x, y, 4, "0.85", lw=0)
+            ax.scatter(x, y, 4, "0.85", lw=0, rasterized=True)  # thousands of dots would be a megabyte of SVG
             for k, colour in zip(largest[z.bincount()[largest] > 0], plt.get_cmap("Paired").colors):
-                ax.scatter(x[z == k], y[z == k], 8, [colour], lw=0)
+                ax.scatter(x[z == k], y[z == k], 8, [colour], lw=0, rasterized=True)
             ax.set(xticks=[], yticks=[], ylabel=kind if ax in axes[:, 0] else "")
             ax.set_xlabel(f"of one colour: {(z[near] == z[:, None]).double().mean():.0%}")
     return figure
