@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -212,10 +213,11 @@ def test_train_says_whether_the_prediction_held(monkeypatch):
     tops = {"cl_infonce": {"top1": 31.0}, "simclr": {"top1": 29.0}}
     monkeypatch.setattr(advise.plan, "cost", lambda config, devices=1: {"hours": (config.epochs + 1) / 60})
     monkeypatch.setattr(Run, "result", property(lambda run: tops[run.config.method]))
-    monkeypatch.setattr(advise.runs, "get_all", lambda configs: trained.extend(configs) or [Run(config, None) for config in configs])
+    monkeypatch.setattr(advise.runs, "get_all", lambda configs: trained.extend(configs) or [Run(config, Path(config.method, "record.json")) for config in configs])
     row = {"clusters": "column:shop", "method": "cl_infonce", "images": 60, "gain": 2.0, "gain_low": 1.0, "gain_high": 3.0}
     pair = advise.configurations(pd.DataFrame([row]), "cifar10", {"encoder": "tiny", "epochs": 3})
     assert [config.batch_size for config in pair] == [60, 60]
-    assert "+2.0 points; the prediction, for 3 epochs, held" in advise.tried(pd.Series(row), *pair, minutes=20)
+    said = advise.tried(pd.Series(row), *pair, minutes=20)
+    assert "+2.0 points; the prediction, for 3 epochs, held" in said and "embed cifar10 --encoder simclr --out features.npy --suspects" in said
     assert [config.epochs for config in trained] == [9, 9]  # with an evaluation each: 20 minutes
     assert "did not hold" in advise.tried(pd.Series(row | {"gain_low": 2.5}), *pair, minutes=20)

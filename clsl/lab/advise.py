@@ -46,7 +46,8 @@ def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequenc
     """
     made_of = {name: {name, re.sub(r" \((year|month|quarters)\)$", "", name), *name.split(" and ")} for name in images.columns or ()}
     names = [f"column:{name}" for name, parts in made_of.items() if not parts & {*leave_out}]
-    if images.tags is not None and not any(_tells(images.columns[name], images.tags) for name in leave_out):
+    words = None if images.tags is None else np.unique(images.tags, return_inverse=True)[1]
+    if words is not None and all(information.conditional_entropy(words, given=images.columns[name]) > 0 for name in leave_out):
         names += [f"tags:level={level}" for level in wordnet.Hierarchy(clusters.tag_synsets(images)[0]).levels()]
     if images.attributes is not None:
         useful = int((images.attributes.any(0) & ~images.attributes.all(0)).sum())
@@ -61,11 +62,6 @@ def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequenc
             seen.add(same)
             found[name] = z
     return found
-
-
-def _tells(column: torch.Tensor, tags: Sequence[str]) -> bool:
-    """Whether the tags are those of a column."""
-    return information.conditional_entropy(np.unique(tags, return_inverse=True)[1], given=column) == 0
 
 
 def described(dataset: str) -> data.Images:
@@ -339,12 +335,15 @@ def configurations(ranked: pd.DataFrame, dataset: str, training: Mapping[str, An
 
 
 def tried(row: pd.Series, best: Pretraining, simclr: Pretraining, minutes: float) -> str:
-    """Train the advised clusters and SimCLR, as long as both fit into some minutes, and say whether the prediction held."""
+    """Train the advised clusters and SimCLR, as long as both fit into some minutes; say whether the prediction held, and their names."""
     hours = sum(plan.cost(config)["hours"] / (config.epochs + 1) for config in (best, simclr))
     epochs = max(1, int(minutes / 60 / hours) - 1)  # the evaluation takes about as long as an epoch
     pair = [dataclasses.replace(config, epochs=epochs) for config in (best, simclr)]
-    a, b = (run.result["top1"] for run in runs.get_all(pair))
+    both = runs.get_all(pair)
+    (a, b), (named, plain) = [run.result["top1"] for run in both], [run.path.parent.name for run in both]
     held = "held" if row["gain_low"] <= a - b <= row["gain_high"] else "did not hold"
     held = f"the prediction, for {best.epochs} epochs, {held}" if pd.notna(row["gain"]) else "there was no prediction"
     what = f"{a:.1f} % with {figures.NAMES[best.method]} on {best.clusters}, {b:.1f} % with SimCLR"
-    return f"After {epochs} epochs each: {what}, {a - b:+.1f} points; {held}."
+    use = f"python -m clsl embed {best.dataset} --encoder {plain} --out features.npy --suspects COLUMN"
+    why = f"Encoders: {named}, and {plain}, which has seen no clusters and so finds wrong entries in them best: {use}"
+    return f"After {epochs} epochs each: {what}, {a - b:+.1f} points; {held}.\n{why}"
