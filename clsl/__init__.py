@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 def load(name: str | Path):
     """A trained encoder by its name, or by as much of it as no other has, or by its run's folder: a lab.use.Encoder.
 
-        encoder = clsl.load("cl_infonce-dbe8")
+        encoder = clsl.load("supcon")
         features = encoder.embed(["one.jpg", "two.jpg"])  # or Images, PIL images, an array uint8 [N, H, W, 3]
     """
     return importlib.import_module("clsl.lab.use").load(name)

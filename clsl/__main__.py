@@ -75,7 +75,7 @@ def _add_uses(commands) -> None:
     command = commands.add_parser("embed", help="write an encoder's features of a data set's images")
     command.add_argument("dataset", help="for example folder:/my/photographs")
     command.add_argument("--encoder", required=True, help="a run or committed encoder: its name or its folder")
-    command.add_argument("--split", default="train", choices=("train", "test"))
+    command.add_argument("--split", choices=("train", "test"), help="of a folder all images if not said, else train")
     command.add_argument("--out", type=Path, default=Path("features.npy"), help="FILE.npy or FILE.parquet: features.npy")
     command.add_argument("--neighbours", nargs="+", default=[], metavar="IMAGE", help="draw its nearest images")
     command.add_argument("--suspects", metavar="COLUMN", help="or clusters: list the images where it is probably wrong")

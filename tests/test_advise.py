@@ -42,6 +42,7 @@ def images() -> data.Images:
     random = np.random.default_rng(0)
     t = np.arange(N) % 8
     columns = {"good": t // 2, "bad": random.integers(0, 40, N), "again": 7 - t // 2, "same": 0 * t, "file": np.arange(N)}
+    columns["caption"] = np.arange(N) - np.arange(N) % 3 * (np.arange(N) > 600)  # most have one of their own
     attributes = np.stack([t % 2, t // 2 % 2, t // 4, random.integers(0, 2, N), 0 * t], 1)
     return data.Images(
         np.broadcast_to(np.uint8(0), (N, 32, 32, 3)),
@@ -135,7 +136,10 @@ def test_the_better_clusters_come_first(images):
 @pytest.mark.parametrize("gain, low, words", [(3, 1, "+3.0 points"), (3, -1, "not sure"), (-1, -3, "Train with SimCLR")])
 def test_the_sentence(gain, low, words):
     row = {"clusters": "column:shop", "method": "cross_entropy", "batch_size": 128, "gain": gain, "gain_low": low, "gain_high": 5}
+    row |= {"i_zt": 3.0, "h_t": 3.0, "h_z_given_t": 0.5}
     assert words in (said := advise.said(pd.DataFrame([row]), 7)) and "about 7 minutes" in said and "\n" not in said
+    assert "the label by another name" not in said
+    assert gain < 0 or advise.said(pd.DataFrame([row | {"h_z_given_t": 0}]), 7).endswith("These clusters are the label by another name.")
 
 
 @pytest.fixture
@@ -166,7 +170,7 @@ def test_the_command(photographs, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["clsl", "advise", photographs, "--labelled", "30"])
     __main__.main()
     printed = capsys.readouterr().out
-    assert "column:shop" in printed and "30 of 48 images have a label" in printed and "about 24 minutes here" in printed
+    assert "column:shop" in printed and "30 of the 48 images to train on have a label" in printed and "about 24 minutes here" in printed
     assert (figures.folder("advise") / "folder_map.png").exists()
     monkeypatch.setattr(sys, "argv", ["clsl", "advise", photographs, "--labels", "shop", "--train", "3"])
     with pytest.raises(SystemExit, match="--train takes minutes above 0, and no --labels, got 3 and shop"):
@@ -179,11 +183,13 @@ def test_few_labels_are_asked_for_and_taken(photographs, tmp_path, monkeypatch):
     table = tmp_path / "mine" / "metadata.csv"
     rows = [line.split(",") for line in table.read_text().split()]
     table.write_text("\n".join(f"{name},{shop},{'ab'[i % 2]}{i % 3}" for i, (name, _, shop) in enumerate(rows[1:], 1)).join(["file_name,shop,bin\n", "\n"]))
-    with pytest.raises(ValueError, match="no image of folder:.* has a label: --labelled 300 writes"):
+    with pytest.raises(ValueError, match="no image of folder:.* has a label: --labelled 60 writes"):
         advise.advise(photographs)
     assert "labels.csv has 20 images, drawn at random" in advise.advise(photographs, labelled=20)
     with pytest.raises(OSError, match="labels.csv is there already"):
         advise.advise(photographs, labelled=20)
+    with pytest.raises(ValueError, match="labels.csv has no label yet: fill in its column label"):
+        advise.labels(advise.described(photographs), "labels.csv")
     asked = pd.read_csv("labels.csv", dtype=object)
     true = {str(tmp_path / "mine" / name): label for name, label, _ in rows[1:]}
     asked.assign(label=asked["file_name"].map(true).where(asked.index > 2)).to_csv("labels.csv", index=False)
@@ -195,9 +201,15 @@ def test_few_labels_are_asked_for_and_taken(photographs, tmp_path, monkeypatch):
     assert {"column:shop", "column:bin", "column:shop and bin", "tags:level=1"} <= set(advise.candidates(images))
     assert set(advise.candidates(images, leave_out=["shop"])) == {"column:bin"}
     monkeypatch.setattr(advise.plan, "cost", lambda config, devices=1: {"hours": 0.1})
-    assert "17 of 60 images have a label" in advise.advise(photographs, "labels.csv")
+    assert "17 of the 60 images to train on have a label" in advise.advise(photographs, "labels.csv")
+    filled = pd.read_csv("labels.csv", dtype=object)  # elsewhere the folder has another path
+    filled.assign(file_name=["/Users/me/" + Path(name).name for name in filled["file_name"]]).to_csv("Elsewhere.CSV", index=False)
+    assert np.array_equal(advise.labels(images, "Elsewhere.CSV"), t)
+    pd.concat([filled, filled.tail(1).assign(label="yak")]).to_csv("twice.csv", index=False)
+    with pytest.raises(ValueError, match="twice.csv, line 22: .* has two labels, '.*' and 'yak'"):
+        advise.labels(images, "twice.csv")
     (tmp_path / "labels.csv").write_text("file_name,label\nx.png,cat\n")
-    with pytest.raises(ValueError, match="labels.csv names images that are not trained on, the first x.png"):
+    with pytest.raises(ValueError, match="labels.csv, line 2: x.png is none of the images to train on"):
         advise.labels(images, "labels.csv")
 
 

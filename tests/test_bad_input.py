@@ -59,7 +59,7 @@ def classes(*names, n=5, below=""):
 REFUSED = {
     "nothing": ({}, "needs a folder of images for each class, or a metadata.csv"),
     "pictures without a table": (PICTURES, "needs a folder of images for each class, or a metadata.csv"),
-    "pictures beside classes": ({**classes("cat", "dog"), "x.png": PIXEL}, "needs a folder of images for each class"),
+    "pictures beside classes": ({**classes("cat", "dog"), "x.png": PIXEL}, "has x.png beside the folders of its classes: move it away"),
     "one class": (classes("cat"), "has one class to train on (cat): it takes two"),
     "one class in the table": (table(*[f"{c}.png,cat" for c in "abcde"]), "has one class to train on (cat)"),
     "an empty table": ({**PICTURES, "metadata.csv": ""}, "metadata.csv lacks the column file_name: it has nothing"),

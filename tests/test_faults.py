@@ -1,4 +1,4 @@
-"""Twenty-five usual faults of a spreadsheet and a camera: each is read as a person would, or said in one line with its place."""
+"""The usual faults of a spreadsheet and a camera: each is read as a person would, or said in one line with its place."""
 
 import re
 
@@ -66,11 +66,22 @@ TABLES = {  # what is written, and what of it differs from the ten rows: files t
     "10 the path on another computer": (dict(text=csv("C:\\Users\\me\\a.jpg,cat", *ROWS[1:]), rename={"a.jpg": "2021/a.jpg"}), LABELS, []),
     "11 large letters on the disk only": (dict(text=csv(), rename={"a.jpg": "A.JPG"}), renamed("a.jpg", "A.JPG"), []),
     "12 an accent taken apart": (dict(text=csv("caf\u00e9.jpg,cat", *ROWS[1:]), rename={"a.jpg": "cafe\u0301.jpg"}), renamed("a.jpg", "cafe\u0301.jpg"), []),
+    "10a the path on a Macintosh": (dict(text=csv("/Users/me/a.jpg,cat", *ROWS[1:]), rename={"a.jpg": "2021/a.jpg"}), LABELS, []),
+    "10b a name that two files have": (
+        dict(text=csv(*ROWS[1:], "x.jpg,cat"), rename={"a.jpg": "2021/x.jpg", "b.jpg": "2022/x.jpg"}),
+        dict(list(LABELS.items())[2:]),
+        ["line 2: b.jpg is not there", "line 11: x.jpg could be one of several", "2 images have no row"],
+    ),
+    "12a cells beside the table": (dict(text=csv(f"{ROWS[0]},,", *ROWS[1:], " , , ")), LABELS, []),
+    "12b a table with another name of its own": (dict(text=csv(), name="Metadata.CSV"), LABELS, []),
     "13 a file that has gone": (dict(text=csv(*ROWS, "k.jpg,cat")), LABELS, ["metadata.csv, line 12: k.jpg is not there"]),
 }
 REFUSED = {
     "14 the letters of an old Windows": (dict(text=csv("a.jpg,caf\u00e9"), encoding="cp1252"), "metadata.csv, line 2: not in UTF-8: save it as UTF-8"),
     "15 a quote left open": (dict(text=csv(*ROWS[:3], 'd.jpg,"dog', *ROWS[4:])), r"metadata.csv, line 5: .*is a quote left open\?"),
+    "14a a row cut off": (dict(text=csv(*ROWS[:3], "d.jpg")), r"metadata.csv, line 5: 1 fields, and 2 columns: is the row cut off\?"),
+    "14b the spreadsheet itself": (dict(text="x", name="metadata.xlsx"), "metadata.xlsx is the spreadsheet's own: save it as metadata.csv"),
+    "14c one group": (dict(text=csv(*[f"{row},me" for row in ROWS], header="file_name,label,Group")), "has one group only, me: it takes two"),
     "16 two labels for one image": (dict(text=csv(*ROWS, "a.jpg,dog")), "metadata.csv, lines 2 and 12: a.jpg has two labels, 'cat' and 'dog'"),
 }
 
@@ -121,6 +132,35 @@ def test_19_several_tags_in_a_cell(tmp_path):
 def test_20_numbers_with_a_comma(tmp_path):
     known = columns(tmp_path, "price", [f'"{i},5"' for i in range(10)])
     assert "tags" not in known and set(known["columns"]) == {"price"}
+
+
+def test_20a_thousands_and_what_is_no_number(tmp_path):
+    """1,036 is more than 185, and inf is a word."""
+    for name in ("a", "b"):
+        values = [f"{i // 1000},{i % 1000:03}" if i > 999 else str(i) for i in range(0, 4000, 100)]
+        values[0] = "inf" if name == "b" else "0"
+        (tmp_path / name).mkdir()
+        for i in range(40):
+            (tmp_path / name / f"{i}.jpg").touch()
+        rows = [f'{i}.jpg,{i % 2},"{value}"' for i, value in enumerate(values)]
+        (tmp_path / name / "metadata.csv").write_text(csv(*rows, header="file_name,label,size"))
+    paths, known = data.read(f"folder:{tmp_path / 'a'}", "train")
+    quarter = [min(3, int(path.stem) // 10) for path in paths]
+    assert len({*zip(quarter, known["columns"]["size (quarters)"].tolist())}) == 4 and known.get("synsets") is None
+    assert "tags" in data.read(f"folder:{tmp_path / 'b'}", "train")[1]
+
+
+def test_a_column_may_say_what_is_tested_on(tmp_path):
+    rows = [f"{row},{('Train', 'train', 'VAL')[i % 3]}" for i, row in enumerate(ROWS)]
+    folder = lay(tmp_path, csv(*rows, header="file_name,label,Split"))
+    train, test = (sorted(path.stem for path in data.read(folder, split)[0]) for split in ("train", "test"))
+    assert "".join(train) == "abdeghj" and "".join(test) == "cfi" and "attributes" not in data.read(folder, "train")[1]
+
+
+def test_groups_that_are_the_classes_leave_nothing_to_test_on(tmp_path):
+    folder = lay(tmp_path, csv(*[f"{name},{name[0]},{name[0]}" for name in NAMES], header="file_name,label,group"))
+    with pytest.raises(OSError, match="has no images to test on: 2 images to test are of classes that train lacks"):
+        data.read(folder, "test")
 
 
 def decoded(root, save):

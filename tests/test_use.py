@@ -226,15 +226,30 @@ def test_a_folder_on_the_command_line(photographs, monkeypatch, tmp_path, capsys
     written = [tmp_path / f"mine{suffix}" for suffix in (".npy", ".names.csv", ".neighbours.png", ".suspects.csv")]
     assert capsys.readouterr().out == f"in {', '.join(map(str, written))}\n"
     assert sorted(tmp_path.glob("*mine*")) == sorted(written)
-    images, features = data.load(photographs, "train", image_size=32), np.load(out)
-    assert np.array_equal(features, clsl.load(name).embed(images).numpy())
-    assert tuple(pd.read_csv(written[1])["file_name"]) == images.files and Image.open(written[2]).size[0] > 500
+    names, features = pd.read_csv(written[1])["file_name"], np.load(out)
+    for part, n in (("train", 19), ("test", 5)):  # all are embedded
+        images = data.load(photographs, part, image_size=32)
+        assert len(images) == n and set(images.files) < set(names) and len(names) == 24
+        assert np.array_equal(features[[names.tolist().index(file) for file in images.files]], clsl.load(name).embed(images).numpy())
+    assert Image.open(written[2]).size[0] > 500
     table = pd.read_csv(written[3])
     assert list(table) == ["file_name", "cluster", "likelier", "score"]
     assert set(table["cluster"]) == {"red", "green", "blue", "white"}
-    listed = [name for name in images.files if "/01" not in name]  # of which nothing is told
+    listed = [name for name in names if "/01" not in name]  # of which nothing is told
     assert sorted(table["file_name"]) == sorted(listed)
     assert tuple(table.loc[0, ["file_name", "cluster", "likelier"]]) == (f"{root}/00$_$.png", "green", "red")
+
+
+def test_a_folder_without_labels_is_embedded(photographs, monkeypatch, tmp_path, capsys):
+    """And what cannot be read is said."""
+    root = Path(photographs.partition(":")[2])
+    (root / "metadata.csv").write_text((root / "metadata.csv").read_text().replace(",label,", ",shop,"))
+    (root / "03$_$.png").write_bytes(b"")
+    given = ["embed", photographs, "--encoder", keep().name[:8], "--out", tmp_path / "mine.npy", "--suspects"]
+    run(monkeypatch, *given, "colour")
+    assert len(np.load(tmp_path / "mine.npy")) == 23 and "left out: " in (said := capsys.readouterr().err) and "an empty file" in said
+    with pytest.raises(SystemExit, match="no column 'Colour': the table has file_name, .*colour"):
+        run(monkeypatch, *given, "Colour")
 
 
 def test_an_encoder_of_ones_own_images(photographs):
@@ -243,6 +258,10 @@ def test_an_encoder_of_ones_own_images(photographs):
     assert encoder.side == 64 and torch.allclose(encoder.mean, torch.tensor(images.mean))
     assert torch.equal(encoder.embed(images), encoders.features(encoder.encoder, images))
     assert torch.allclose(encoder.embed(images.files), encoder.embed(images), atol=1e-5)
+    sixteen = Image.fromarray((np.arange(64 * 64, dtype=np.uint16) * 16).reshape(64, 64))  # which are not to be clipped at 255
+    sixteen.save(Path(images.files[0]))
+    for image in (sixteen, images.files[0], Path(images.files[0])):
+        assert torch.allclose(encoder.embed(image), encoder.embed([sixteen]), atol=1e-5) and len(encoder.embed(image)) == 1
 
 
 def test_clusters_that_are_no_column_have_names_too(photographs, noise, monkeypatch):

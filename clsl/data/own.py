@@ -19,10 +19,12 @@ import pandas as pd
 import torch
 
 from .. import wordnet
+from . import downloads
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp", ".jfif"}
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp", ".jfif", ".heic"}  # the last is named, not read
 _SPLITS = {"train": ("train", "training"), "test": ("test", "testing", "val", "valid", "validation")}
 _TABLES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+_SHEETS = (".xlsx", ".xls", ".ods", ".numbers")
 _TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "-1", "-1.0", "false", "no"}
 
 
@@ -36,40 +38,49 @@ class Table(NamedTuple):
 def folder(root: Path, split: str) -> tuple[list[Path], dict[str, Any]]:
     """A folder for each class, or metadata.csv, .tsv or .jsonl (`file_name`, `label`, any further columns).
 
-    With folders train/ and test/ (or val/), each of that kind, or a fifth of the images drawn at random to test on, whole
-    groups where a column is called `group`. Further columns with two values are attributes, where one that is missing counts
+    With folders train/ and test/ (or val/), each of that kind, or a column `split` that says train and test, or a fifth of the
+    images drawn at random to test on, whole groups where a column is called `group`. Further columns with two values are attributes, where one that is missing counts
     as a no; the first text column is tags, a noun of WordNet each; and every column but the attributes makes clusters of its
     own. Classes whose names are nouns of WordNet have a hierarchy. Raises OSError, in a line, for what cannot be read without
     a guess.
     """
-    return _read(root, split, {part: _described(path) for part, path in _parts(root).items()} or _divided(_described(root)))
+    return _read(root, split, {part: _described(path) for part, path in _parts(root).items()} or _divided(root))
 
 
-def with_gaps(root: Path) -> tuple[list[Path], dict[str, Any]]:
-    """Like `folder` for the images to train on, and for those without a label, whose label is -1; there need be no label at all."""
+def root_of(dataset: str) -> Path | None:
+    """The folder that a data set's name, folder or folder:PATH, means, if it is there; None for other data sets."""
+    kind, _, given = dataset.partition(":")
+    root = Path(given).expanduser() if given else downloads.cache() / kind
+    return root if kind == "folder" and root.is_dir() else None
+
+
+def with_gaps(root: Path, split: str | None = "train") -> tuple[list[Path], dict[str, Any]]:
+    """Like `folder`, also of images without a label, whose label is -1; there need be no label at all. None: of both splits."""
     parts = _parts(root)
-    tables = {part: _described(path, gaps=True) for part, path in parts.items()} or _divided(_described(root, gaps=True))
-    return _read(root, "train", tables, classes_needed=0)
+    tables = {part: _described(path, gaps=True) for part, path in parts.items()} or _divided(root, gaps=True)
+    return _read(root, split, tables, classes_needed=0)
 
 
-def _read(root: Path, split: str, tables: Mapping[str, Table], classes_needed: int = 2) -> tuple[list[Path], dict[str, Any]]:
+def _read(root: Path, split: str | None, tables: Mapping[str, Table], classes_needed: int = 2) -> tuple[list[Path], dict[str, Any]]:
     parts = _parts(root)
     rows = pd.concat({part: table.rows for part, table in tables.items()})
-    classes = sorted(set(tables["train"].rows["label"].dropna()))
+    part = rows.index.get_level_values(0)
+    classes = sorted(set(rows["label"][(part == "train") | (split is None)].dropna()))
     if len(classes) < classes_needed:
         raise OSError(f"{root} has one class to train on ({', '.join(classes)}): it takes two to test a representation")
     fields, same = _columns(rows.drop(columns=["file_name", "label"]))
-    mine, known = rows.index.get_level_values(0) == split, rows["label"].isin(classes) | rows["label"].isna()
-    left_out = tables[split].left_out + (same if split == "train" else [])
+    mine, known = (part == split) | (split is None), rows["label"].isin(classes) | rows["label"].isna()
+    left_out = [line for name, table in tables.items() if split in (name, None) for line in table.left_out] + (same if split != "test" else [])
     if foreign := sorted(set(rows["label"][mine & ~known])):
         left_out.append(f"{(mine & ~known).sum()} images to {split} are of classes that train lacks, the first {foreign[0]!r}")
     if not (mine & known).any():
-        raise OSError(f"{root} has no images to {split} on: add some, or folders train/ and test/")
+        why = f": {left_out[-1]}" if foreign else ""
+        raise OSError(f"{root} has no images to {split} on{why}: add some, or folders train/ and test/")
     fields["labels"] = torch.tensor([classes.index(label) if label in classes else -1 for label in rows["label"]])
     chosen = torch.from_numpy(np.flatnonzero(mine & known))
-    names = rows["file_name"].iloc[chosen.tolist()]
+    paths = [parts.get(part[i], root) / rows["file_name"].iloc[i] for i in chosen.tolist()]
     known = {"class_names": tuple(classes), "left_out": tuple(left_out), **_hierarchy(classes)}
-    return [parts.get(split, root) / name for name in names], fields | selected(fields, chosen) | known
+    return paths, fields | selected(fields, chosen) | known
 
 
 def selected(fields: Mapping[str, Any], indices: torch.Tensor) -> dict[str, Any]:
@@ -83,13 +94,20 @@ def selected(fields: Mapping[str, Any], indices: torch.Tensor) -> dict[str, Any]
     return out
 
 
-def _divided(table: Table) -> dict[str, Table]:
-    """The rows to train and to test on, drawn once and for all; what was left out is said with the first.
+def _divided(root: Path, gaps: bool = False) -> dict[str, Table]:
+    """A folder's rows to train and to test on, as a column `split` says or drawn once and for all; what was left out is said with the first.
 
     Drawn are files, or the groups that a column `group` names; what has no label is not tested on.
     """
-    rows = table.rows
+    table = _described(root, gaps)
+    rows, words = table.rows, {word: part for part, some in _SPLITS.items() for word in some}
+    said = rows["split"].str.casefold().map(words) if "split" in rows else rows["file_name"].map({})
+    if said.notna().all() and said.nunique() == 2:
+        rows = rows.drop(columns="split")
+        return {part: Table(rows[said == part], table.left_out if part == "train" else []) for part in _SPLITS}
     of = rows["group"].fillna(rows["file_name"]) if "group" in rows else rows["file_name"]
+    if "group" in rows and of.nunique() == 1:
+        raise OSError(f"{root} has one group only, {of.iloc[0]}: it takes two, to train on and to test on")
     test = of.isin(drawn(sorted(set(of[rows["label"].notna()])), "test", 0.8)) & rows["label"].notna()
     return {"train": Table(rows[~test], table.left_out), "test": Table(rows[test], [])}
 
@@ -151,7 +169,10 @@ def _parts(root: Path) -> dict[str, Path]:
 
 def _table_of(root: Path) -> Path | None:
     """The table that describes a folder, if there is one."""
-    there = [root / name for name in _TABLES if (root / name).exists()]
+    there = [path for path in sorted(root.iterdir()) if path.name.casefold() in _TABLES]
+    sheets = [path for path in root.iterdir() if path.stem.casefold() == "metadata" and path.suffix.casefold() in _SHEETS]
+    if sheets and not there:
+        raise OSError(f"{sheets[0]} is the spreadsheet's own: save it as metadata.csv (CSV UTF-8)")
     if there[1:]:
         raise OSError(f"{root} has {there[0].name} and {there[1].name}: leave one")
     if there and not there[0].is_file():
@@ -167,7 +188,9 @@ def _described(root: Path, gaps: bool = False) -> Table:
     if listed is not None:
         return _listed(listed, found.keys(), images, gaps)
     names, left_out = sorted(images), []
-    if not names or any("/" not in name for name in names):
+    if any("/" in name for name in names) and (loose := [name for name in names if "/" not in name]):
+        raise OSError(f"{root} has {loose[0]} beside the folders of its classes: move it away, or into one of these")
+    if not names or "/" not in names[0]:
         raise OSError(f"{root} needs a folder of images for each class, or a metadata.csv with file_name and label")
     _say(left_out, found.keys() - images, f"files in {root} are no images, or do not have the names of images")
     return Table(pd.DataFrame({"file_name": names, "label": [name.split("/")[0] for name in names]}), left_out)
@@ -186,10 +209,10 @@ def _listed(path: Path, found: Collection[str], images: set[str], gaps: bool) ->
         if name is None:
             raise OSError(f"{path}, line {line}: no file_name")
         name = name.replace("\\", "/").removeprefix(f"{path.parent.as_posix()}/")
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        spelled = _spellings(Path(name).as_posix())
+        if ".." in Path(name).parts or Path(name).is_absolute() and there.get(spelled[-1]) is None:
             raise OSError(f"{path}, line {line}: {name} leads out of the folder")
-        name = Path(name).as_posix()
-        name = next((there[each] for each in _spellings(name) if there.get(each)), name)
+        name = next((there[each] for each in spelled if there.get(each)), Path(name).as_posix())
         if name in lines:
             first, other = lines[name]
             if other != label:
@@ -200,7 +223,8 @@ def _listed(path: Path, found: Collection[str], images: set[str], gaps: bool) ->
         if label is None and not gaps:
             left_out.append(f"{path}, line {line}: {name} has no label")
         elif name not in found:
-            left_out.append(f"{path}, line {line}: {name} is not there")
+            why = "could be one of several" if {*spelled} & there.keys() else "is not there"
+            left_out.append(f"{path}, line {line}: {name} {why}")
         else:
             rows.append({**row, "file_name": name})
     if not rows:
@@ -210,9 +234,9 @@ def _listed(path: Path, found: Collection[str], images: set[str], gaps: bool) ->
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """How a file may be called: with letters and accents in one; in another case; without its folder, or in one of Windows."""
+    """How a file may be called: with letters and accents in one; in another case; without its folder, or in one of another computer."""
     whole = unicodedata.normalize("NFC", name)
-    last = re.sub("^[A-Za-z]:/.*/", "", whole).casefold()
+    last = re.sub("^([A-Za-z]:)?/(.*/)?", "", whole).casefold()
     return whole, f"?{whole.casefold()}", f"*/{last}"
 
 
@@ -249,13 +273,16 @@ def _rows(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, st
             begun = reader.line_num + 1 + skipped
             if (fields := next(reader, None)) is None:
                 return
-            if fields and len(fields) != len(names):
-                message = f"{len(fields)} fields, and {len(names)} columns: quote what has a {delimiter!r} in it"
+            while len(fields) > len(names) and not fields[-1].strip():
+                fields.pop()  # as spreadsheets write beside a table
+            if any(map(str.strip, fields)) and len(fields) != len(names):
+                why = f"quote what has a {delimiter!r} in it" if len(fields) > len(names) else "is the row cut off?"
+                message = f"{len(fields)} fields, and {len(names)} columns: {why}"
                 raise OSError(f"{path}, line {begun}: {message}")
             if any(field.strip() and not name for name, field in zip(names, fields)):
                 raise OSError(f"{path}, line {1 + skipped}: a column without a name, and line {begun} has words in it")
             if any(map(str.strip, fields)):
-                yield begun, {name: field.strip() or None for name, field in zip(names, fields) if name}
+                yield begun, {name: unicodedata.normalize("NFC", field.strip()) or None for name, field in zip(names, fields) if name}
     except csv.Error as error:
         raise OSError(f"{path}, line {begun}: {error}: is a quote left open?") from None
 
@@ -265,9 +292,9 @@ def _fields(header: str, delimiter: str) -> list[str]:
 
 
 def _named(names: Sequence[str]) -> list[str]:
-    """The names of columns, of which file_name and label may be written like File Name and LABEL."""
+    """The names of columns, of which those with a meaning may be written like File Name and LABEL."""
     plain = {name: re.sub("[ _-]", "", name.casefold()) for name in names}
-    return [{"filename": "file_name", "label": "label"}.get(plain[name], name.strip()) for name in names]
+    return [{"filename": "file_name", "label": "label", "group": "group", "split": "split"}.get(plain[name], name.strip()) for name in names]
 
 
 def _json_row(path: Path, line: int, content: str) -> dict[str, str | None]:
@@ -357,8 +384,10 @@ def _coarser(name: str, column: pd.Series) -> dict[str, pd.Series] | None:
             if "month" in found:
                 cuts[f"{name} (month)"] = found["year"] + "-" + found["month"].str.zfill(2)
             return {each: cut for each, cut in cuts.items() if cut.nunique() > 1}
+    if column.dropna().str.fullmatch(r"-?([1-9]\d{0,2}([.,]\d{3})+|\d+)").all():  # of thousands, or else in the same order
+        column = column.str.replace("[.,]", "", regex=True)
     numbers = pd.to_numeric(column.str.replace(r"^(-?\d+),(\d+)$", r"\1.\2", regex=True), errors="coerce")
-    if (numbers.isna() & column.notna()).any():
+    if (~np.isfinite(numbers) & column.notna()).any():
         return None
     return {f"{name} (quarters)": pd.qcut(numbers, 4, duplicates="drop")} if numbers.nunique() > 20 else {}
 
@@ -368,7 +397,7 @@ def _several(column: pd.Series) -> dict[str, pd.Series]:
     for separator in ";|,":
         cells = column.fillna("").map(lambda cell: {word.strip() for word in cell.split(separator)})
         counts = pd.Series([word for cell in cells for word in cell if word]).value_counts()
-        if cells.map(len).max() > 1 and len(counts) < column.nunique():
+        if cells.map(len).max() > 1 and 2 * len(counts) <= sum(map(len, {*map(frozenset, cells)})):
             often = counts[(counts >= max(2, len(column) / 100)) & (counts < len(column))]
             return {word: cells.map(lambda cell: word in cell) for word in sorted(often.index)}
     return {}
@@ -381,6 +410,8 @@ def _noun(cell: str) -> str:
 
 
 def _hierarchy(names: Sequence[str]) -> dict[str, Any]:
+    if all(re.fullmatch(r"[\W\d]*", name) for name in names):
+        return {}  # numbers are nouns, and of no use here
     try:
         return {"synsets": tuple(wordnet.synset(name) for name in names)}
     except ValueError:

@@ -6,6 +6,7 @@ which is fitted to the trainings of the committed reference.
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequenc
 
     Columns and pairs of columns, but for what is made of those to leave_out; tags at each level of WordNet that changes
     something; the k attributes of highest entropy for k = 1, 2, 4, …; with of_classes also the levels above the classes, which
-    take every image's label. Not those that put all images together, or each alone.
+    take every image's label. Not those that put all images together, or more than half of them alone.
     """
     made_of = {name: {name, re.sub(r" \((year|month|quarters)\)$", "", name), *name.split(" and ")} for name in images.columns or ()}
     names = [f"column:{name}" for name, parts in made_of.items() if not parts & {*leave_out}]
@@ -58,7 +59,7 @@ def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequenc
     for name in names:
         z = clusters.make(name, images)
         same = np.unique(z, return_index=True)[1][z].tobytes()  # each image's first companion, whatever the ids
-        if 1 < len(z.unique()) < len(images) and same not in seen:
+        if len(z.unique()) > 1 and 2 * (z.bincount() == 1).sum() <= len(images) and same not in seen:
             seen.add(same)
             found[name] = z
     return found
@@ -70,9 +71,7 @@ def described(dataset: str) -> data.Images:
     Of a folder also the images without a label, whose label is -1. Raises what data.read raises.
     """
     data.check_name(dataset)
-    kind, _, given = dataset.partition(":")
-    root = Path(given).expanduser() if given else data.downloads.cache() / kind
-    if kind != "folder" or not root.is_dir():
+    if (root := own.root_of(dataset)) is None:
         return plan.black(data.read(dataset, "train")[1])
     paths, known = own.with_gaps(root)
     return plan.black(known | {"files": tuple(map(str, paths))})
@@ -83,7 +82,7 @@ def labels(images: data.Images, column: str | None = None, labelled: int | None 
 
     labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or too few labels.
     """
-    if column is not None and column.endswith(".csv"):
+    if column is not None and column.lower().endswith(".csv"):
         t = _answers(images, Path(column))
     elif column is not None and column not in (images.columns or {}):
         there = ", ".join(images.columns or {}) or "none"
@@ -104,7 +103,7 @@ def ask(images: data.Images, labelled: int, path: Path) -> str:
     Raises ValueError where there are fewer images, OSError where the file is there already.
     """
     if not 2 <= labelled <= len(images):
-        raise ValueError(f"labelled must be between 2 and the {len(images)} images, got {labelled}")
+        raise ValueError(f"labelled must be between 2 and the {len(images)} images to train on, got {labelled}")
     if path.exists():
         raise OSError(f"{path} is there already, and may be filled in: say --labels {path}, or move it away")
     chosen = np.random.default_rng(0).permutation(len(images))[:labelled]
@@ -115,10 +114,17 @@ def ask(images: data.Images, labelled: int, path: Path) -> str:
 
 def _answers(images: data.Images, path: Path) -> np.ndarray:
     """The labels in a file that `ask` wrote, int64 [N], -1 for a gap and for images that the file does not name."""
-    told = {row["file_name"]: row["label"] for _, row in own._rows(path, ("file_name", "label"))}
-    if foreign := [name for name in told if name not in set(images.files or ())]:
-        raise ValueError(f"{path} names images that are not trained on, the first {foreign[0]}")
-    return pd.factorize(pd.Series([told.get(name) for name in images.files], dtype=object), sort=True)[0].astype(np.int64)
+    told, there = {}, own._by_name([*map(os.path.abspath, images.files or ())])
+    for line, row in own._rows(path, ("file_name", "label")):
+        spelled = own._spellings(os.path.abspath((row["file_name"] or "").replace("\\", "/")))
+        name = next((there[each] for each in spelled if there.get(each)), None)
+        if name is None:
+            raise ValueError(f"{path}, line {line}: {row['file_name']} is none of the images to train on")
+        if told.setdefault(name, row["label"]) != row["label"]:
+            raise ValueError(f"{path}, line {line}: {row['file_name']} has two labels, {told[name]!r} and {row['label']!r}")
+    if not any(told.values()):
+        raise ValueError(f"{path} has no label yet: fill in its column label")
+    return pd.factorize(pd.Series([told.get(os.path.abspath(name)) for name in images.files], dtype=object), sort=True)[0].astype(np.int64)
 
 
 def mapped(results: pd.DataFrame, part: str = "main") -> pd.DataFrame:
@@ -264,9 +270,11 @@ def said(ranked: pd.DataFrame, minutes: float) -> str:
     gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
     what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
     if best["gain"] <= 0:
-        return f"Train with SimCLR, {time} here: even {what} is predicted to gain only {gain}."
+        return f"Train with SimCLR, {time} here: with {what}, the best of the others, the law predicts {gain}."
     sure = "" if best["gain_low"] > 0 else ", which is not sure to be more than nothing"
-    return f"Train with {what}, in batches of {best['batch_size']}: {gain} over SimCLR{sure}; {time} here."
+    same = best["h_z_given_t"] < 0.01 and best["i_zt"] > best["h_t"] - 0.01
+    label = " These clusters are the label by another name." if same else ""
+    return f"Train with {what}, in batches of {best['batch_size']}: {gain} over SimCLR{sure}; {time} here.{label}"
 
 
 def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
@@ -308,7 +316,8 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
         return ask(images, labelled, Path("labels.csv"))
     t, training = labels(images, column, labelled), settings(images, some)
     if (t < 0).all():
-        raise ValueError(f"no image of {dataset} has a label: --labelled 300 writes a file of 300 to fill in")
+        n = min(300, len(t))
+        raise ValueError(f"no image of {dataset} has a label: --labelled {n} writes a file of {n} to fill in")
     found = candidates(images, leave_out=[column] if column in (images.columns or {}) else [])
     if not found:
         return said(pd.DataFrame(), 0)
@@ -316,11 +325,17 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
     trained = int((images.labels >= 0).sum()) or len(images)
     best, simclr = configurations(ranked.assign(images=trained), dataset, training)
     hours = plan.cost(best if ranked["gain"].iloc[0] > 0 else simclr)["hours"]
-    lines = [shown(ranked.head(_ROWS)).to_string(index=False), said(ranked, 60 * hours)]
+    lines = [shown(ranked.head(_ROWS)).to_string(index=False), "Companions: the other images of its cluster that an image meets in a batch."]
+    if ks := [int(name.partition("=")[2]) for name in found if name.startswith("attributes:")]:
+        order = [images.attribute_names[i] for i in clusters.most_informative(images.attributes, max(ks))]
+        lines.append(f"attributes:k=… are the first k of {', '.join(order)}.")
+    lines.append(said(ranked, 60 * hours))
     figures.style()
     figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
     ranked.to_csv(figures.folder("advise") / "ranked.csv", index=False)
-    lines.append(f"{(t >= 0).sum()} of {len(t)} images have a label; the map, and all {len(ranked)} rows: {figures.folder('advise')}")
+    lines.append(f"{(t >= 0).sum()} of the {len(t)} images to train on have a label.")
+    lines.append(f"The map, and ranked.csv with all {len(ranked)} rows: {figures.folder('advise')}")
+    lines += [f"left out: {line}" for line in images.left_out]
     if minutes and trained < len(images):
         lines.append(f"Trained on are only the {trained} images that have a label, though the prediction is for all {len(images)}.")
     return "\n".join(lines + ([tried(ranked.iloc[0], best, simclr, minutes)] if minutes else []))

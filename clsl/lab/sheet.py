@@ -77,14 +77,14 @@ def draw(images: data.Images, z: torch.Tensor, name: str, spec: str) -> Path:
 
 def named(dataset: str, images: data.Images, spec: str) -> tuple[torch.Tensor, list[str]]:
     """Clusters z [N] and the name of each: of a column of a folder's table, -1 for a gap, or as clusters.make reads them."""
-    kind, _, given = dataset.partition(":")
-    if kind == "folder":
-        root = Path(given).expanduser() if given else data.downloads.cache() / kind
-        tables = {part: own._described(part).rows for part in own._parts(root).values() or [root]}
+    if root := own.root_of(dataset):
+        tables = {part: own._described(part, gaps=True).rows for part in own._parts(root).values() or [root]}
         rows = pd.concat([rows.set_axis([str(part / name) for name in rows["file_name"]]) for part, rows in tables.items()])
         if (column := spec.removeprefix("column:")) in rows:
             z, words = pd.factorize(rows[column].reindex(images.files), sort=True)
             return torch.from_numpy(z), list(words)
+        if ":" not in spec and spec not in clusters._MAKERS:
+            raise ValueError(f"no column {spec!r}: the table has {', '.join(rows)}")
     spec = f"column:{spec}" if spec in (images.columns or {}) else spec
     z = clusters.make(spec, images)
     return z, [_name(images, z, k, spec) for k in range(int(z.max()) + 1)]

@@ -17,7 +17,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .. import ROOT, config, data, device, encoders, printable
-from ..data import cifar, kept, packing
+from ..data import cifar, kept, own, packing
 from . import figures, fingerprint, records, runs, sheet
 
 MOMENTS = {  # mean and standard deviation of what is fetched, as data.load has them, so that an encoder needs no images
@@ -45,11 +45,13 @@ class Encoder(nn.Module):
         return self.encoder(((images / 255 - self.mean) / self.std).permute(0, 3, 1, 2))
 
     def embed(self, images: data.Images | np.ndarray | Sequence[Image.Image | np.ndarray | Path | str]) -> torch.Tensor:
-        """Features float32 [N, dim], on the CPU: of Images, of uint8 [N, H, W, 3], of a list of arrays, PIL images and files.
+        """Features float32 [N, dim], on the CPU: of Images, of uint8 [N, H, W, 3], of an image or a list: arrays, PIL images, files.
 
         As the training's evaluation sees them, the central square of each; in bfloat16 where the processor has it, about three
         digits. Raises ValueError for what is no image.
         """
+        if isinstance(images, (str, Path, Image.Image)):
+            images = [images]
         if not len(images):
             raise ValueError("there are no images to embed: give at least one")
         side, aspects = data.packed_side(self.side), getattr(images, "aspects", None)
@@ -74,7 +76,7 @@ def _square(image: Image.Image | np.ndarray | Path | str, side: int) -> tuple[np
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise ValueError(f"an image must be uint8 [H, W, 3], PIL's or a file, got {type(image).__name__} {np.shape(image)}")
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    image = packing._rgb(ImageOps.exif_transpose(image))
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR)), image.width / image.height
 
 
@@ -165,7 +167,7 @@ def suspects(features, z) -> pd.DataFrame:
         raise ValueError(f"suspects needs two clusters of at least two images, got {len(ids)}")
     log_p = _log_probabilities(F.normalize(x[images], dim=1), z)
     score = -log_p.gather(1, z[:, None])[:, 0] / np.log(2)
-    columns = {"image": images, "cluster": ids[z], "likelier": ids[log_p.argmax(1)], "score": score.clamp(min=0)}
+    columns = {"image": images, "cluster": ids[z], "likelier": ids[log_p.argmax(1)], "score": score.clamp(min=0) + 0}
     table = pd.DataFrame({name: column.numpy() for name, column in columns.items()})
     return table.sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
@@ -188,10 +190,11 @@ def _log_probabilities(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     return ((n / len(x)).log() - far / 2).log_softmax(1)
 
 
-def embed(dataset: str, name: str, split: str, out: Path, files: Sequence[str] = (), spec: str | None = None) -> list[Path]:
+def embed(dataset: str, name: str, split: str | None, out: Path, files: Sequence[str] = (), spec: str | None = None) -> list[Path]:
     """Write a split's features and file names, to out.npy and out.names.csv, or to out.parquet; returns what was written.
 
-    files: for out.neighbours.png, see `neighbour_sheet`; spec: for out.suspects.csv, as `sheet.named` reads it. Raises
+    split: train or test; None for all images of a folder of one's own, with a label or without, else train. What cannot be
+    read is left out, and said on stderr. files: for out.neighbours.png, see `neighbour_sheet`; spec: for out.suspects.csv, as `sheet.named` reads it. Raises
     ValueError and OSError, before anything is written, for what cannot be.
     """
     if out.suffix not in (".npy", ".parquet") or not out.parent.is_dir():
@@ -201,9 +204,11 @@ def embed(dataset: str, name: str, split: str, out: Path, files: Sequence[str] =
     encoder = load(name).to(device.device())
     for file in files:
         _square(file, encoder.side)
-    images = data.load(dataset, split, image_size=encoder.side)
+    images = _all_of(dataset, encoder.side) if split is None else data.load(dataset, split, image_size=encoder.side)
+    for line in images.left_out:
+        print(printable(f"left out: {line}"), file=sys.stderr)
     z, words = sheet.named(dataset, images, spec) if spec else (None, None)
-    names = pd.DataFrame({"file_name": images.files or [f"{dataset}/{split}/{i}" for i in range(len(images))]})
+    names = pd.DataFrame({"file_name": images.files or [f"{dataset}/{split or 'train'}/{i}" for i in range(len(images))]})
     features, csv = encoder.embed(images), dict(index=False, errors="surrogateescape")  # names of files are bytes
     if out.suffix == ".npy":
         todo = {".npy": lambda file: np.save(file, features.numpy()), ".names.csv": lambda file: names.to_csv(file, **csv)}
@@ -218,6 +223,18 @@ def embed(dataset: str, name: str, split: str, out: Path, files: Sequence[str] =
         table = table[["file_name", "cluster", "likelier", "score"]].round(3)
         todo[".suspects.csv"] = lambda file: table.to_csv(file, **csv)
     return [_written(out.with_suffix(suffix), write) for suffix, write in todo.items()]
+
+
+def _all_of(dataset: str, side: int) -> data.Images:
+    """All images of a folder of one's own, those without a label too; of another data set those to train on."""
+    data.check_name(dataset)
+    if (root := own.root_of(dataset)) is None:
+        return data.load(dataset, "train", image_size=side)
+    paths, known = own.with_gaps(root, split=None)
+    pixels, aspects, kept, left_out = packing.pack("folder-all", paths, data.packed_side(side))
+    known |= {"files": tuple(map(str, paths)), "left_out": (*known["left_out"], *left_out)}
+    known |= own.selected(known, kept) | {"mean": (0.0,) * 3, "std": (1.0,) * 3, "aspects": aspects}  # encoders have their own moments
+    return data.Images(images=pixels, **known)
 
 
 def _written(path: Path, write: Callable[[Path], object]) -> Path:
