@@ -38,11 +38,11 @@ class Table(NamedTuple):
 def folder(root: Path, split: str) -> tuple[list[Path], dict[str, Any]]:
     """A folder for each class, or metadata.csv, .tsv or .jsonl (`file_name`, `label`, any further columns).
 
-    With folders train/ and test/ (or val/), each of that kind, or a column `split` that says train and test, or a fifth of the
-    images drawn at random to test on, whole groups where a column is called `group`. Further columns with two values are attributes, where one that is missing counts
-    as a no; the first text column is tags, a noun of WordNet each; and every column but the attributes makes clusters of its
-    own. Classes whose names are nouns of WordNet have a hierarchy. Raises OSError, in a line, for what cannot be read without
-    a guess.
+    With folders train/ and test/ (or val/), each of that kind, or a column `split` that says train and test, or a fifth of
+    the images drawn at random to test on, whole groups where a column is called `group`. Further columns with two values are
+    attributes, where one that is missing counts as a no; the first text column is tags, a noun of WordNet each; and every
+    column but the attributes makes clusters of its own. Classes whose names are nouns of WordNet have a hierarchy. Raises
+    OSError, in a line, for what cannot be read without a guess.
     """
     return _read(root, split, {part: _described(path) for part, path in _parts(root).items()} or _divided(root))
 
@@ -70,7 +70,8 @@ def _read(root: Path, split: str | None, tables: Mapping[str, Table], classes_ne
         raise OSError(f"{root} has one class to train on ({', '.join(classes)}): it takes two to test a representation")
     fields, same = _columns(rows.drop(columns=["file_name", "label"]))
     mine, known = (part == split) | (split is None), rows["label"].isin(classes) | rows["label"].isna()
-    left_out = [line for name, table in tables.items() if split in (name, None) for line in table.left_out] + (same if split != "test" else [])
+    left_out = [line for name, table in tables.items() if split in (name, None) for line in table.left_out]
+    left_out += same if split != "test" else []
     if foreign := sorted(set(rows["label"][mine & ~known])):
         left_out.append(f"{(mine & ~known).sum()} images to {split} are of classes that train lacks, the first {foreign[0]!r}")
     if not (mine & known).any():
