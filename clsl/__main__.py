@@ -126,8 +126,7 @@ def _train(arguments: argparse.Namespace) -> None:
             runs.train_here(chosen, lambda done: print(f"step {done}", flush=True) if first and done % 10 == 0 else None)
         if device.rank() == 0:
             run = runs.get(chosen)
-            print(json.dumps(run.result, indent=1))
-            print(f"in {run.path.parent}")
+            print(f"{json.dumps(run.result, indent=1)}\nin {run.path.parent}")
 
 
 def _embed(a: argparse.Namespace) -> None:
@@ -157,10 +156,9 @@ def _search(arguments: argparse.Namespace) -> None:
     print(search.search(arguments.methods).to_string(index=False))
 
 
-def _advise(arguments: argparse.Namespace) -> None:
+def _advise(a: argparse.Namespace) -> None:
     from .lab import advise
 
-    a = arguments
     print(printable(advise.advise(a.dataset, a.labels, a.labelled, a.train)))
 
 

@@ -243,8 +243,8 @@ def test_clusterings_alike():
 def test_a_race():
     views = [240_000, 720_000, 3_000_000]
     assert law.racing(views, [-2, 2, 3], [0, 0, 0])[0] == pytest.approx((240_000 * 720_000) ** 0.5)
-    assert law.say_racing(*law.racing(views, [-2, -1, -1], [0.1] * 3)) == "not at the last length"
-    assert law.say_racing(*law.racing(views, [1, 2, 3], [0.1] * 3)) == "from the first length on"
+    assert law.say_racing(*law.racing(views, [-2, -1, -1], [0.1] * 3)) == "not by the last length"
+    assert law.say_racing(*law.racing(views, [1, 2, 3], [0.1] * 3)) == "at every length"
     estimate, low, high = law.racing(views, [-2, -0.5, 0.5], [0.5] * 3)
     assert low < estimate < high == np.inf
-    assert law.say_racing(estimate, low, high).endswith("to not at the last length)")
+    assert law.say_racing(estimate, low, high).endswith("to not by the last length)")

@@ -202,6 +202,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
             "second, %": rows["mean_b"].map("{:.1f}".format),
             "difference": rows["difference"].map("{:+.1f}".format),
             "95 % interval": interval,
+            "seeds": rows["n"].astype(str),
             "verdict": rows["verdict"],
         }
     )

@@ -149,7 +149,7 @@ def _last_crossing(x: np.ndarray, y: np.ndarray) -> float:
 
 def say_racing(estimate: float, low: float, high: float) -> str:
     """`racing` in words."""
-    words = {0: "from the first length on", np.inf: "not at the last length"}
+    words = {0: "at every length", np.inf: "not by the last length"}
     said = [words.get(n, f"from {n:,.0f} views on") for n in (estimate, low, high)]
     return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]
 

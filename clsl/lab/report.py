@@ -71,6 +71,7 @@ def finding(rows: pd.DataFrame) -> str:
         ("A1", "Cl-InfoNCE on .* > SimCLR"): "Cl-InfoNCE with auxiliary information scores {} against SimCLR",
         ("A2", "Cl-InfoNCE > cross-entropy on (?!.* epochs)"): "{} against cross-entropy on the same clusters",
         ("A2", "Cl-InfoNCE > (?:CMC|attribute prediction) on"): "{} against CMC and attribute prediction with the same information",
+        ("A3", "Cl-InfoNCE on kmeans:[^,]* > SimCLR"): "with k-means clusters instead {} against SimCLR",
     }
     parts = []
     for (claim, words), said in rivals.items():
