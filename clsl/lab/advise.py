@@ -20,7 +20,7 @@ from PIL import Image
 
 from .. import clusters, data, information, wordnet
 from ..config import Pretraining
-from ..data import own
+from ..data import own, spreadsheet
 from . import estimates, figures, law, plan, runs
 
 METHODS = ("cl_infonce", "cross_entropy")
@@ -115,7 +115,7 @@ def ask(images: data.Images, labelled: int, path: Path) -> str:
 def _answers(images: data.Images, path: Path) -> np.ndarray:
     """The labels in a file that `ask` wrote, int64 [N], -1 for a gap and for images that the file does not name."""
     told, there = {}, own._by_name([*map(os.path.abspath, images.files or ())])
-    for line, row in own._rows(path, ("file_name", "label")):
+    for line, row in spreadsheet.rows(path, ("file_name", "label")):
         spelled = own._spellings(os.path.abspath((row["file_name"] or "").replace("\\", "/")))
         name = next((there[each] for each in spelled if there.get(each)), None)
         if name is None:
