@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from clsl import __main__, clusters, data, information
-from clsl.lab import advise, figures, law
+from clsl.lab import advise, candidates, figures, law
 from clsl.lab.runs import Run
 
 N, H_T = 1024, np.log2(100)
@@ -57,31 +57,31 @@ def images() -> data.Images:
 
 
 def test_every_candidate_is_one_that_a_training_could_have(images):
-    found = advise.candidates(images)
+    found = candidates.of(images)
     assert {"column:good", "column:bad", "attributes:k=1", "attributes:k=2", "attributes:k=4"} <= set(found)
     assert not {"column:again", "column:same", "column:file", "attributes:k=8", "tags:level=0"} & set(found)
     assert any(name.startswith("tags:level=") for name in found)
     for name, z in found.items():
         assert torch.equal(z, clusters.make(name, images))
-    assert "column:bad" not in advise.candidates(images, leave_out=["bad"])
-    assert advise.candidates(dataclasses.replace(images, attributes=None, tags=None, columns=None)) == {}
+    assert "column:bad" not in candidates.of(images, leave_out=["bad"])
+    assert candidates.of(dataclasses.replace(images, attributes=None, tags=None, columns=None)) == {}
 
 
 def test_levels_above_the_classes_are_for_those_who_know_every_label(cifar10):
     plain = dataclasses.replace(cifar10, tags=None, columns=None)
-    assert advise.candidates(plain) == {}
-    assert all(name.startswith("wordnet:level=") for name in advise.candidates(plain, of_classes=True))
+    assert candidates.of(plain) == {}
+    assert all(name.startswith("wordnet:level=") for name in candidates.of(plain, of_classes=True))
 
 
 def test_labels_are_the_images_own_or_a_columns(images):
-    assert (advise.labels(images) == images.labels.numpy()).all()
-    some = advise.labels(images, labelled=100)
+    assert (candidates.labels(images) == images.labels.numpy()).all()
+    some = candidates.labels(images, labelled=100)
     assert (some >= 0).sum() == 100 and (some[some >= 0] == images.labels.numpy()[some >= 0]).all()
     gaps = dataclasses.replace(images, columns={"kind": torch.where(images.labels < 6, images.labels, -1)})
-    assert (advise.labels(gaps, "kind") >= 0).sum() == (images.labels < 6).sum()
+    assert (candidates.labels(gaps, "kind") >= 0).sum() == (images.labels < 6).sum()
     for wrong, message in [({"column": "colour"}, "no column 'colour' .* have good, bad"), ({"labelled": 1}, "between 2 and the 1024")]:
         with pytest.raises(ValueError, match=message):
-            advise.labels(images, **wrong)
+            candidates.labels(images, **wrong)
 
 
 def test_the_law_is_found_again(monkeypatch):
@@ -119,8 +119,8 @@ def test_a_law_is_tested_on_another_data_set(images, monkeypatch):
 
 
 def test_the_better_clusters_come_first(images):
-    found = {name: z for name, z in advise.candidates(images).items() if name in ("column:good", "column:bad", "attributes:k=4")}
-    table = advise.known(found, advise.labels(images, labelled=200), "cifar100", {"encoder": "tiny", "epochs": 3})
+    found = {name: z for name, z in candidates.of(images).items() if name in ("column:good", "column:bad", "attributes:k=4")}
+    table = candidates.known(found, candidates.labels(images, labelled=200), "cifar100", {"encoder": "tiny", "epochs": 3})
     for name, z in found.items():
         assert table.loc[name, "i_zt"] == pytest.approx(information.mutual_information(z, images.labels), abs=0.25)
         met = 127 if name == "column:bad" else table.loc[name, "batch_size"] - 1
@@ -171,7 +171,7 @@ def test_the_command(photographs, monkeypatch, capsys):
     __main__.main()
     printed = capsys.readouterr().out
     assert "column:shop" in printed and "30 of the 48 images to train on have a label" in printed and "about 24 minutes here" in printed
-    assert (figures.folder("advise") / "folder_map.png").exists()
+    assert {"mine_map.png", "mine_ranked.csv"} <= {path.name for path in figures.folder("advise").iterdir()}
     monkeypatch.setattr(sys, "argv", ["clsl", "advise", photographs, "--labels", "shop", "--train", "3"])
     with pytest.raises(SystemExit, match="--train takes minutes above 0, and no --labels, got 3 and shop"):
         __main__.main()
@@ -189,28 +189,28 @@ def test_few_labels_are_asked_for_and_taken(photographs, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="labels.csv is there already"):
         advise.advise(photographs, labelled=20)
     with pytest.raises(ValueError, match="labels.csv has no label yet: fill in its column label"):
-        advise.labels(advise.described(photographs), "labels.csv")
+        candidates.labels(candidates.described(photographs), "labels.csv")
     asked = pd.read_csv("labels.csv", dtype=object)
     true = {str(tmp_path / "mine" / name): label for name, label, _ in rows[1:]}
     asked.assign(label=asked["file_name"].map(true).where(asked.index > 2)).to_csv("labels.csv", index=False)
-    images = advise.described(photographs)
-    t = advise.labels(images, "labels.csv")
+    images = candidates.described(photographs)
+    t = candidates.labels(images, "labels.csv")
     assert len(images) == 60 and (images.labels == -1).all() and (t >= 0).sum() == 17
     words = sorted(set(true.values()))
     assert all(words[k] == true[file] for k, file in zip(t, images.files) if k >= 0)
-    assert {"column:shop", "column:bin", "column:shop and bin", "tags:level=1"} <= set(advise.candidates(images))
-    assert set(advise.candidates(images, leave_out=["shop"])) == {"column:bin"}
+    assert {"column:shop", "column:bin", "column:shop and bin", "tags:level=1"} <= set(candidates.of(images))
+    assert set(candidates.of(images, leave_out=["shop"])) == {"column:bin"}
     monkeypatch.setattr(advise.plan, "cost", lambda config, devices=1: {"hours": 0.1})
     assert "17 of the 60 images to train on have a label" in advise.advise(photographs, "labels.csv")
     filled = pd.read_csv("labels.csv", dtype=object)  # elsewhere the folder has another path
     filled.assign(file_name=["/Users/me/" + Path(name).name for name in filled["file_name"]]).to_csv("Elsewhere.CSV", index=False)
-    assert np.array_equal(advise.labels(images, "Elsewhere.CSV"), t)
+    assert np.array_equal(candidates.labels(images, "Elsewhere.CSV"), t)
     pd.concat([filled, filled.tail(1).assign(label="yak")]).to_csv("twice.csv", index=False)
     with pytest.raises(ValueError, match="twice.csv, line 22: .* has two labels, '.*' and 'yak'"):
-        advise.labels(images, "twice.csv")
+        candidates.labels(images, "twice.csv")
     (tmp_path / "labels.csv").write_text("file_name,label\nx.png,cat\n")
     with pytest.raises(ValueError, match="labels.csv, line 2: x.png is none of the images to train on"):
-        advise.labels(images, "labels.csv")
+        candidates.labels(images, "labels.csv")
 
 
 def test_a_reference_without_the_map_is_said_in_one_line(photographs, monkeypatch):

@@ -1,30 +1,27 @@
 """Which of the clusters that one's images could have is worth training with: said before anything is trained.
 
-Every candidate is judged by what a few labels tell of I(Z;T) and H(Z|T) (estimates.py), and by the law of the map (law.py),
-which is fitted to the trainings of the committed reference.
+What the candidates know of a few labels (candidates.py) is judged by the law of the map (law.py), which is fitted to the
+trainings of the committed reference.
 """
 
 import contextlib
 import dataclasses
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
-from .. import clusters, data, information, wordnet
+from .. import clusters, data
 from ..config import Pretraining
-from ..data import own, spreadsheet
-from . import estimates, figures, law, plan, runs
+from ..data import own
+from . import candidates, figures, law, plan, runs
 
 METHODS = ("cl_infonce", "cross_entropy")
-_ROWS = 20  # of the table that are shown; ranked.csv has all
+_ROWS = 20  # of the table that are shown; the file has all
 _DRAWS = 200  # of the law, the information and the error, for the interval of a gain
 
 
@@ -36,95 +33,6 @@ class Law(NamedTuple):
     drawn: pd.DataFrame  # coefficients by bootstrap, a row a draw
     errors: np.ndarray  # on families left out
     training: dict[str, Any]  # encoder and epochs of the trainings that it was fitted to
-
-
-def candidates(images: data.Images, of_classes: bool = False, leave_out: Sequence[str] = ()) -> dict[str, torch.Tensor]:
-    """Every clustering of these images that clusters.make has a name for: name → z [N]; of equal ones the first.
-
-    Columns and pairs of columns, but for what is made of those to leave_out; tags at each level of WordNet that changes
-    something; the k attributes of highest entropy for k = 1, 2, 4, …; with of_classes also the levels above the classes, which
-    take every image's label. Not those that put all images together, or more than half of them alone.
-    """
-    made_of = {name: {name, re.sub(r" \((year|month|quarters)\)$", "", name), *name.split(" and ")} for name in images.columns or ()}
-    names = [f"column:{name}" for name, parts in made_of.items() if not parts & {*leave_out}]
-    words = None if images.tags is None else np.unique(images.tags, return_inverse=True)[1]
-    if words is not None and all(information.conditional_entropy(words, given=images.columns[name]) > 0 for name in leave_out):
-        names += [f"tags:level={level}" for level in wordnet.Hierarchy(clusters.tag_synsets(images)[0]).levels()]
-    if images.attributes is not None:
-        useful = int((images.attributes.any(0) & ~images.attributes.all(0)).sum())
-        names += [f"attributes:k={2**i}" for i in range(useful.bit_length())]
-    if of_classes and images.synsets is not None:
-        names += [f"wordnet:level={level}" for level in wordnet.Hierarchy(images.synsets).levels()]
-    found, seen = {}, set()
-    for name in names:
-        z = clusters.make(name, images)
-        same = np.unique(z, return_index=True)[1][z].tobytes()  # each image's first companion, whatever the ids
-        if len(z.unique()) > 1 and 2 * (z.bincount() == 1).sum() <= len(images) and same not in seen:
-            seen.add(same)
-            found[name] = z
-    return found
-
-
-def described(dataset: str) -> data.Images:
-    """What is known of the images to train on, each of them black: advice needs no pixels, and so nothing is decoded.
-
-    Of a folder also the images without a label, whose label is -1. Raises what data.read raises.
-    """
-    data.check_name(dataset)
-    if (root := own.root_of(dataset)) is None:
-        return plan.black(data.read(dataset, "train")[1])
-    paths, known = own.with_gaps(root)
-    return plan.black(known | {"files": tuple(map(str, paths))})
-
-
-def labels(images: data.Images, column: str | None = None, labelled: int | None = None) -> np.ndarray:
-    """The labels of the images, int64 [N], -1 where unknown: their own, or a column's, or those of a CSV file that `ask` wrote.
-
-    labelled: only so many, drawn once and for all at random. Raises ValueError for an unknown column, or too few labels.
-    """
-    if column is not None and column.lower().endswith(".csv"):
-        t = _answers(images, Path(column))
-    elif column is not None and column not in (images.columns or {}):
-        there = ", ".join(images.columns or {}) or "none"
-        raise ValueError(f"no column {column!r} of three or more words to take labels from: these images have {there}")
-    else:
-        t = (images.labels if column is None else images.columns[column]).numpy().copy()
-    known = np.flatnonzero(t >= 0)
-    if labelled is not None:
-        if not 2 <= labelled <= len(known):
-            raise ValueError(f"labelled must be between 2 and the {len(known)} images that have a label, got {labelled}")
-        t[np.random.default_rng(0).permutation(known)[labelled:]] = -1
-    return t
-
-
-def ask(images: data.Images, labelled: int, path: Path) -> str:
-    """Write a CSV file of images drawn at random, for somebody to fill in their labels; those that are known stand there.
-
-    Raises ValueError where there are fewer images, OSError where the file is there already.
-    """
-    if not 2 <= labelled <= len(images):
-        raise ValueError(f"labelled must be between 2 and the {len(images)} images to train on, got {labelled}")
-    if path.exists():
-        raise OSError(f"{path} is there already, and may be filled in: say --labels {path}, or move it away")
-    chosen = np.random.default_rng(0).permutation(len(images))[:labelled]
-    words = [images.class_names[t] if t >= 0 else "" for t in images.labels[chosen].tolist()]
-    pd.DataFrame({"file_name": [images.files[i] for i in chosen], "label": words}).to_csv(path, index=False)
-    return f"{path} has {labelled} images, drawn at random: fill in the column label, then say --labels {path}"
-
-
-def _answers(images: data.Images, path: Path) -> np.ndarray:
-    """The labels in a file that `ask` wrote, int64 [N], -1 for a gap and for images that the file does not name."""
-    told, there = {}, own._by_name([*map(os.path.abspath, images.files or ())])
-    for line, row in spreadsheet.rows(path, ("file_name", "label")):
-        spelled = own._spellings(os.path.abspath((row["file_name"] or "").replace("\\", "/")))
-        name = next((there[each] for each in spelled if there.get(each)), None)
-        if name is None:
-            raise ValueError(f"{path}, line {line}: {row['file_name']} is none of the images to train on")
-        if told.setdefault(name, row["label"]) != row["label"]:
-            raise ValueError(f"{path}, line {line}: {row['file_name']} has two labels, {told[name]!r} and {row['label']!r}")
-    if not any(told.values()):
-        raise ValueError(f"{path} has no label yet: fill in its column label")
-    return pd.factorize(pd.Series([told.get(os.path.abspath(name)) for name in images.files], dtype=object), sort=True)[0].astype(np.int64)
 
 
 def mapped(results: pd.DataFrame, part: str = "main") -> pd.DataFrame:
@@ -153,8 +61,11 @@ def laws(points: pd.DataFrame) -> dict[str, Law]:
     for method in METHODS:
         mine = points.dropna(subset=method) if method in points else points.head(0)
         if len(mine) and mine["family"].nunique() > 3:
+            x, gain, family = law.predictors(mine), mine[method] - points.loc["instances", "cl_infonce"], mine["family"]
+            x = x[law.chosen(x, gain, family)[0]]
+            errors = (gain - law.left_out(x, gain, family)).to_numpy()
             training = points[["encoder", "epochs"]].iloc[0].to_dict()
-            found[method] = _law(method, mine, mine[method] - points.loc["instances", "cl_infonce"], training)
+            found[method] = Law(method, law.fitted(x, gain), law.bootstrapped(x, gain, family, _DRAWS), errors, training)
     return found
 
 
@@ -171,8 +82,9 @@ def tested(results: pd.DataFrame, labelled: int) -> pd.DataFrame:
         name, new = points["dataset"].iloc[0], points.query("family not in ('the ends', 'kmeans')")
         images = data.load(name, "train", int(points["images"].iloc[0]))
         z = {each: clusters.make(each, images) for each in new.index}
+        t = candidates.labels(images, labelled=labelled)
         gains = new[[*some]].sub(points.loc["instances", "cl_infonce"]).stack().dropna().rename("measured").rename_axis(["clusters", "method"])
-        told = predicted(known(z, labels(images, labelled=labelled), name, settings(images, some)), some)
+        told = predicted(candidates.known(z, t, name, settings(images, some)), some)
         found.append(told.merge(gains.reset_index()).assign(dataset=name))
     return pd.concat(found)
 
@@ -194,32 +106,8 @@ def settings(images: data.Images, some: Mapping[str, Law]) -> dict[str, Any]:
     return {**training} | ({} if images.files is None else {"image_size": int(side)})
 
 
-def _law(method: str, points: pd.DataFrame, gain: pd.Series, training: Mapping[str, Any]) -> Law:
-    x, family = law.predictors(points), points["family"]
-    x = x[law.chosen(x, gain, family)[0]]
-    errors = (gain - law.left_out(x, gain, family)).to_numpy()
-    return Law(method, law.fitted(x, gain), law.bootstrapped(x, gain, family, _DRAWS), errors, training)
-
-
-def known(found: dict[str, torch.Tensor], t: np.ndarray, dataset: str, training: Mapping[str, Any]) -> pd.DataFrame:
-    """What the candidates know of the labels t [N], -1 where unknown, in bits, and companions in a batch; a row each.
-
-    The batch is the one that was found best for Cl-InfoNCE on clusters of that kind, if there are as many images.
-    """
-    h_t, rows = estimates.class_entropy(t), {}
-    for name, z in found.items():
-        n, bits = z.bincount().double(), estimates.estimated(z.numpy(), t)
-        batch = min(Pretraining(dataset=dataset, method="cl_infonce", clusters=name, **training).batch_size, len(z))
-        companions = float((batch - 1) * (n * (n - 1)).sum() / (len(z) * (len(z) - 1)))
-        rows[name] = {"num_clusters": len(n), "batch_size": batch, "companions": companions, "h_z": bits.h_z}
-        for column, estimate in (("i_zt", bits.i_zt), ("h_z_given_t", bits.h_z_given_t)):
-            rows[name] |= {column: estimate.value, f"{column}_low": estimate.low, f"{column}_high": estimate.high}
-    table = pd.DataFrame(rows.values(), pd.Index(rows, name="clusters"))
-    return table.assign(**{name: table[name].clip(upper=h_t) for name in table if name.startswith("i_zt")}, h_t=h_t, images=len(t))
-
-
 def predicted(table: pd.DataFrame, some: dict[str, Law], seed: int = 0) -> pd.DataFrame:
-    """Each method's gain over SimCLR on each candidate of `known`, in points, with a 90 % interval; the largest gain first.
+    """Each method's gain over SimCLR on each candidate of `candidates.known`, in points, with a 90 % interval; the largest gain first.
 
     Without a law there is no gain, and the largest normalised mutual information with the label comes first.
 
@@ -294,7 +182,7 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
     drawn = ax.scatter(x, y, 60, points["gain"].fillna(0), **looks)
     for each in dict.fromkeys([points.index[0], x.idxmax(), y.idxmin()]):  # the best, and the ends
         looks = dict(textcoords="offset points", fontsize=9, bbox=dict(facecolor="white", alpha=0.7, lw=0, pad=1))
-        ax.annotate(points["clusters"][each], (x[each], y[each]), (7, 5), **looks)
+        ax.annotate(points["clusters"][each], (x[each], y[each]), (7, -16 if y[each] > y.mean() else 5), **looks)
     ax.set(xlabel="H(Z|T) (bits), better to the left", ylabel="I(Z;T) (bits), better above")
     if some:
         figure.colorbar(drawn, label="predicted gain over SimCLR, points")
@@ -303,25 +191,25 @@ def draw(ranked: pd.DataFrame, some: dict[str, Law]) -> plt.Figure:
 
 
 def advise(dataset: str, column: str | None = None, labelled: int | None = None, minutes: float | None = None) -> str:
-    """The whole advice on a data set's training images as text; its picture is saved to figures/advise/.
+    """The whole advice on a data set's training images as text; its picture and its table are saved to figures/advise/, under the folder's name.
 
-    column, labelled: as `labels` takes them; where fewer images than that have a label, `ask` writes labels.csv here. minutes:
-    train the advised clusters and SimCLR within these, too. Raises what data.read, labels, ask and estimates.estimated raise,
-    and ValueError for minutes together with a column: a training is judged by the data set's own labels.
+    column, labelled: as candidates.labels takes them; where fewer images than that have a label, candidates.ask writes labels.csv
+    here. minutes: train the advised clusters and SimCLR within these, too. Raises what these, data.read and estimates.estimated
+    raise, and ValueError for minutes together with a column: a training is judged by the data set's own labels.
     """
     if minutes is not None and (column is not None or not 0 < minutes < np.inf):
         raise ValueError(f"--train takes minutes above 0, and no --labels, got {minutes:g} and {column}")
-    images, some = described(dataset), committed()
+    images, some = candidates.described(dataset), committed()
     if column is None and labelled is not None and images.files and (images.labels >= 0).sum() < labelled:
-        return ask(images, labelled, Path("labels.csv"))
-    t, training = labels(images, column, labelled), settings(images, some)
+        return candidates.ask(images, labelled, Path("labels.csv"))
+    t, training = candidates.labels(images, column, labelled), settings(images, some)
     if (t < 0).all():
         n = min(300, len(t))
         raise ValueError(f"no image of {dataset} has a label: --labelled {n} writes a file of {n} to fill in")
-    found = candidates(images, leave_out=[column] if column in (images.columns or {}) else [])
+    found = candidates.of(images, leave_out=[column] if column in (images.columns or {}) else [])
     if not found:
         return said(pd.DataFrame(), 0)
-    ranked = predicted(known(found, t, dataset, training), some)
+    ranked = predicted(candidates.known(found, t, dataset, training), some)
     trained = int((images.labels >= 0).sum()) or len(images)
     best, simclr = configurations(ranked.assign(images=trained), dataset, training)
     hours = plan.cost(best if ranked["gain"].iloc[0] > 0 else simclr)["hours"]
@@ -331,10 +219,11 @@ def advise(dataset: str, column: str | None = None, labelled: int | None = None,
         lines.append(f"attributes:k=… are the first k of {', '.join(order)}.")
     lines.append(said(ranked, 60 * hours))
     figures.style()
-    figures.save(draw(ranked, some), dataset.partition(":")[0], "map", "advise")
-    ranked.to_csv(figures.folder("advise") / "ranked.csv", index=False)
+    name, place = (own.root_of(dataset) or Path(dataset)).resolve().name, figures.folder("advise")
+    figures.save(draw(ranked, some), name, "map", place.name)
+    ranked.to_csv(place / f"{name}_ranked.csv", index=False)
     lines.append(f"{(t >= 0).sum()} of the {len(t)} images to train on have a label.")
-    lines.append(f"The map, and ranked.csv with all {len(ranked)} rows: {figures.folder('advise')}")
+    lines.append(f"The map, {name}_map.png, and the table with all {len(ranked)} rows, {name}_ranked.csv: {place}")
     lines += [f"left out: {line}" for line in images.left_out]
     if minutes and trained < len(images):
         lines.append(f"Trained on are only the {trained} images that have a label, though the prediction is for all {len(images)}.")

@@ -176,7 +176,7 @@ def resampled(arms: Sequence[np.ndarray], statistic: Callable[..., float], draws
 
 
 def summary(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean and standard error over seeds of a tidy table: one row a setting, in the table's order.
+    """Means over seeds of a tidy table, and standard errors of what is measured in %: one row a setting, in the table's order.
 
     Raises ValueError where a seed of a setting comes twice.
     """
@@ -186,7 +186,7 @@ def summary(results: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"{twice.experiment} has several runs of {twice.method} on {twice.clusters} with seed {twice.seed}")
     groups = results.groupby(keys, sort=False, dropna=False)
     out = groups[MEASURED].mean()
-    for name in ("top1", "knn"):
+    for name in out.columns[out.columns.get_loc("top1") : -1]:
         out.insert(out.columns.get_loc(name) + 1, f"{name}_se", groups[name].sem())
     out.insert(0, "seeds", groups.size())
     return out.reset_index()

@@ -145,7 +145,7 @@ def clustering(images: Images, points: pd.DataFrame, guess: pd.Series) -> Callab
         side = images.images.shape[1]
         for i, row in enumerate(rows):
             place = (0, len(row) * side, (len(rows) - i - 1) * side, (len(rows) - i) * side)
-            sheet.imshow(row.transpose(1, 0, 2, 3).reshape(side, -1, 3), extent=place, interpolation="nearest")
+            sheet.imshow(row.transpose(1, 0, 2, 3).reshape(side, -1, 3), extent=place)
         sheet.set(xlim=(0, 10 * side), ylim=(0, len(rows) * side), title="a row for each of the largest clusters")
         sheet.axis("off")
         measured = "".join(f", {figures.NAMES[m]} {mine[m]:.1f} %" for m in ("cl_infonce", "cross_entropy") if mine.get(m, math.nan) > 0)
@@ -171,7 +171,7 @@ def neighbours(features: Mapping[str, torch.Tensor], images: Images, z: torch.Te
             near = [image, *all_near[image].tolist()]
             found[name] = [sum((ids[near[1:]] == ids[image]).tolist()) for ids in (t, z)]
             for ax, i in zip(row, near):
-                ax.imshow(images.images[i], interpolation="nearest")
+                ax.imshow(images.images[i])
                 ax.set(xticks=[], yticks=[])
                 colour = "#009e73" if t[i] == t[image] else "#0072b2" if z[i] == z[image] else "#d55e00"
                 ax.spines[:].set(visible=i != image, lw=3, color=colour)

@@ -53,7 +53,7 @@ def style(context: str = "notebook") -> None:
     pd.set_option("display.max_colwidth", None)  # comparisons are read to their end
     sns.set_theme(context=context, style="ticks", palette=list(COLOURS.values()), font_scale=0.9)
     plt.rcParams.update({"figure.figsize": (6, 3.7), "figure.constrained_layout.use": True, "savefig.dpi": 160, "legend.frameon": False})
-    plt.rcParams.update({"axes.spines.right": False, "axes.spines.top": False})
+    plt.rcParams.update({"axes.spines.right": False, "axes.spines.top": False, "image.interpolation": "none"})  # pixels as they are
     # the same figure gives the same file, with text that can be selected and found
     plt.rcParams.update({"svg.hashsalt": "clsl", "svg.fonttype": "none"})
     if context == "talk" and IPython.get_ipython():  # sharp at any size
@@ -108,7 +108,7 @@ def sheet(images: Images, z: torch.Tensor, titles: Sequence[str] | Mapping[int, 
     figure, axes = plt.subplots(len(rows), 1, figsize=(7, 0.62 * len(rows)), squeeze=False)
     for (k, title), ax in zip(rows.items(), axes[:, 0]):
         shown = images.subset((z == k).nonzero()[:columns, 0]).images
-        ax.imshow(shown.transpose(1, 0, 2, 3).reshape(shown.shape[1], -1, 3), interpolation="nearest")
+        ax.imshow(shown.transpose(1, 0, 2, 3).reshape(shown.shape[1], -1, 3))
         ax.set(xticks=[], yticks=[], xlim=(0, columns * shown.shape[1]))
         ax.spines[:].set_visible(False)
         ax.set_ylabel(printable(title), rotation=0, ha="right", va="center")
@@ -177,18 +177,18 @@ def table(results: pd.DataFrame) -> pd.DataFrame:
 
 
 def worth(results: pd.DataFrame) -> pd.DataFrame:
-    """What representations are worth beside the linear probe on all labels: with few labels, within a superclass, elsewhere; in %."""
+    """What representations are worth beside the linear probe on all labels: with few labels, within a superclass, elsewhere; in % ± standard error."""
     summary, out = _means(results)
     columns = {"top1": "all labels", "top1_10percent": "10 %", "top1_1percent": "1 %"}
     columns |= {"within": "within a superclass", "transfer": "elsewhere"}
-    return out.assign(**{words: summary[name].map("{:.1f}".format) for name, words in columns.items() if summary[name].notna().any()})
+    columns = {name: words for name, words in columns.items() if summary[name].notna().any()}
+    return out.assign(**{words: list(map(with_error, summary[name], summary[f"{name}_se"])) for name, words in columns.items()})
 
 
 def _means(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over seeds, and the first columns of a table in words."""
     summary = claims.summary(results)
-    names = summary["method"].map(lambda name: NAMES.get(name, name))
-    return summary, pd.DataFrame({"method": names, "clusters Z": summary["clusters"]})
+    return summary, pd.DataFrame({"method": summary["method"].map(lambda name: NAMES.get(name, name)), "clusters Z": summary["clusters"]})
 
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
