@@ -175,6 +175,33 @@ def resampled(arms: Sequence[np.ndarray], statistic: Callable[..., float], draws
     return tuple(np.quantile(found, [0.025, 0.975]))
 
 
+def crossing(views: Sequence[int], difference: Sequence[float], error: Sequence[float], draws: int = 4000, seed: int = 0) -> tuple[float, ...]:
+    """After how many views a difference is above zero to the end: estimate, and 95 % interval from its errors at each length.
+
+    Between two lengths it changes evenly with the logarithm of the views. 0: from the shortest on; infinity: not by the longest.
+    """
+    views, difference, error = (np.asarray(each, float) for each in (views, difference, error))
+    drawn = difference + np.nan_to_num(error) * np.random.default_rng(seed).normal(size=(draws, len(views)))
+    first, *others = (_last_crossing(np.log(views), each) for each in [difference, *drawn])
+    return tuple(np.exp([first, *np.quantile(others, [0.025, 0.975], method="nearest")]))
+
+
+def _last_crossing(x: np.ndarray, y: np.ndarray) -> float:
+    below = np.flatnonzero(y <= 0)
+    if not len(below):
+        return -np.inf
+    i = below[-1]
+    return np.inf if i + 1 == len(y) else x[i] + (x[i + 1] - x[i]) * -y[i] / (y[i + 1] - y[i])
+
+
+def say_crossing(*race: Sequence[float]) -> str:
+    """`crossing` in words, of the same."""
+    estimate, low, high = crossing(*race)
+    words = {0: "at every length", np.inf: "not by the last length"}
+    said = [words.get(n, f"from {n:,.0f} views on") for n in (estimate, low, high)]
+    return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]
+
+
 def summary(results: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds of a tidy table, and standard errors of what is measured in %: one row a setting, in the table's order.
 

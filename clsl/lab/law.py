@@ -1,7 +1,6 @@
 """The law of the map: what clusters are worth, from what they know; fitted to trainings, judged on families left out."""
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -126,32 +125,6 @@ def alike(points: pd.DataFrame, bits: float = 0.35) -> pd.DataFrame:
             pairs.append((one, other, a["cl_infonce"] - b["cl_infonce"]))
     table = pd.DataFrame(pairs, columns=["clusters", "other clusters", "points apart"])
     return table.sort_values("points apart", key=abs, ascending=False, ignore_index=True)
-
-
-def racing(views: Sequence[int], difference: Sequence[float], error: Sequence[float], draws: int = 4000, seed: int = 0) -> tuple[float, ...]:
-    """After how many views a difference is above zero to the end: estimate, and 95 % interval from its errors at each length.
-
-    Between two lengths it changes evenly with the logarithm of the views. 0: from the shortest on; infinity: not by the longest.
-    """
-    views, difference, error = (np.asarray(each, float) for each in (views, difference, error))
-    drawn = difference + np.nan_to_num(error) * np.random.default_rng(seed).normal(size=(draws, len(views)))
-    first, *others = (_last_crossing(np.log(views), each) for each in [difference, *drawn])
-    return tuple(np.exp([first, *np.quantile(others, [0.025, 0.975], method="nearest")]))
-
-
-def _last_crossing(x: np.ndarray, y: np.ndarray) -> float:
-    below = np.flatnonzero(y <= 0)
-    if not len(below):
-        return -np.inf
-    i = below[-1]
-    return np.inf if i + 1 == len(y) else x[i] + (x[i + 1] - x[i]) * -y[i] / (y[i + 1] - y[i])
-
-
-def say_racing(estimate: float, low: float, high: float) -> str:
-    """`racing` in words."""
-    words = {0: "at every length", np.inf: "not by the last length"}
-    said = [words.get(n, f"from {n:,.0f} views on") for n in (estimate, low, high)]
-    return f"{said[0]} (95 %: {said[1]} to {said[2]})" if low < high else said[0]
 
 
 def draw_zero(ax, plane: pd.DataFrame, laws: pd.DataFrame, color: str, label: str) -> None:
