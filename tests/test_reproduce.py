@@ -357,7 +357,7 @@ def test_the_notebooks_are_short():
         cells = nbformat.read(notebook, as_version=4).cells
         code = [cell.source.splitlines() for cell in cells if cell.cell_type == "code"]
         lines += sum(bool(line.strip()) for cell in code for line in cell) if notebook.stem != "02_by_hand" else 0
-    assert lines <= 1030  # which may only shrink, but for new questions: the law on another data set took 36, answers in words 51
+    assert lines <= 1041  # which may only shrink, but for new questions: the law on another data set took 36, answers in words 51, chance and a look between families 11
 
 
 @pytest.mark.parametrize("profile", profiles.names())

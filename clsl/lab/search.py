@@ -23,7 +23,7 @@ TASKS = {  # clusters of CIFAR-100 → the methods that are tried on them; other
     "wordnet:level=4": (*RIVALS, "cmc"),
     "wordnet:level=11": RIVALS,
     TAGS: (*RIVALS, "cross_entropy_head", "cmc", "attribute_prediction"),
-    "annotators:k=4,noise=10": ("attribute_prediction",),  # whose loss is a mean over attributes, of which tags have a hundred times as many
+    "annotators:k=4,noise=10": (*RIVALS, "cmc", "attribute_prediction"),
     "kmeans:k=250": (*RIVALS, "cl_infonce_moco", "pcl", "dual_head", "cluster_head"),
     "labels": ("supcon", "cross_entropy"),
     "instances": ("simclr", "moco", "instance_head", "byol", "w_mse", "barlow_twins"),

@@ -18,7 +18,7 @@ from . import claims, figures, profiles, report
 
 _SAID = {  # of a claim: the notebook and the name of its figure, and what may make the papers' answer another, in our words
     "A1": ("03_wordnet", "levels", "The papers train larger networks on larger images, for hundreds of epochs."),
-    "A2": ("03_wordnet", "lengths", "To name clusters is learned fast; contrastive learning goes on gaining. These trainings are short, the papers' are long."),
+    "A2": ("03_wordnet", "lengths", "Contrastive learning may gain more from a long training than naming clusters does: see the race. The papers' trainings are longer than any here."),
     "A3": ("05_kmeans", "k", "k-means groups what the network finds alike already, and a small network finds little after a short training."),
     "A4": ("07_information", "plane", "The two numbers do not tell which classes are put together, nor how many companions an image meets in its batch."),
     "B1": ("08_partial_information", "objectives", "The loss of the pseudo-labels and the rise of its weight are not known, and the paper trains for a thousand epochs."),
