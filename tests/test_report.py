@@ -55,7 +55,7 @@ def test_a_figure_in_words():
 
 def test_what_representations_are_worth():
     table = figures.worth(results())
-    assert table.loc[0].tolist() == ["SimCLR", "instances", "51.0", "30.0", "30.0", "30.0", "30.0"]
+    assert table.loc[0].tolist() == ["SimCLR", "instances", "51.0 ± 1.0", *["30.0 ± 0.0"] * 4]
     assert "elsewhere" not in figures.worth(results(transfer=float("nan")))
 
 
