@@ -154,7 +154,9 @@ CUB = Pretraining(dataset="cub200")
         (CONFIG, "methods/momentum", "self.momentum = config", "self.momentum = 2 * config", False),
         (CONFIG, "methods/contrastive", "len(projections) // 2", "len(projections) // 3", True),
         (CONFIG, "lab/runs", "maxsize=4", "maxsize=5", False),
-        (Pretraining(dataset="folder"), "data/own", '{"0", "0.0", "-1"', '{"none", "0", "0.0", "-1"', True),  # assigned together
+        (Pretraining(dataset="folder"), "data/columns", '{"0", "0.0", "-1"', '{"none", "0", "0.0", "-1"', True),  # assigned together
+        (Pretraining(dataset="folder"), "data/spreadsheet", '"utf-8-sig"', '"utf-8"', True),
+        (CONFIG, "data/columns", '{"0", "0.0", "-1"', '{"none", "0", "0.0", "-1"', False),
         (CONFIG, "__main__", "import argparse", "import re, argparse", False),
     ],
 )

@@ -36,12 +36,13 @@ def source(config: Pretraining) -> str:
 
 @functools.cache
 def _digest(methods: tuple[str, ...], kinds: tuple[str, ...]) -> str:
-    code = [tuple(_code(file)) for file in dict.fromkeys([*_FLOOR, *methods])]
-    for reader in (DATASETS[kind].read for kind in kinds):
-        code.append(tuple(_code(reader.__module__.removeprefix("clsl.").replace(".", "/"), reader.__name__)))
+    called = [(file, None) for file in dict.fromkeys([*_FLOOR, *methods])]
+    called += [(reader.__module__.removeprefix("clsl.").replace(".", "/"), reader.__name__) for reader in (DATASETS[kind].read for kind in kinds)]
     if set(kinds) - set(cifar.DATASETS):
-        code += [tuple(_code("data/packing")), *(tuple(_code("data/own", name)) for name in ("drawn", "files", "selected"))]
-    return hashlib.sha256(repr(code).encode()).hexdigest()[:12]
+        called += [("data/packing", None), *(("data/own", name) for name in ("drawn", "files", "selected"))]
+    if "folder" in kinds:
+        called += [("data/columns", "read"), ("data/spreadsheet", "rows")]
+    return hashlib.sha256(repr([tuple(_code(*each)) for each in called]).encode()).hexdigest()[:12]
 
 
 def _code(file: str, reader: str | None = None) -> Iterator[str]:
