@@ -39,7 +39,7 @@ def folder(root: Path, split: str) -> tuple[list[Path], dict[str, Any]]:
     column but the attributes makes clusters of its own. Classes whose names are nouns of WordNet have a hierarchy. Raises
     OSError, in a line, for what cannot be read without a guess.
     """
-    return _read(root, split, {part: _described(path) for part, path in _parts(root).items()} or _divided(root))
+    return _read(root, split, {part: described(path) for part, path in split_folders(root).items()} or _divided(root))
 
 
 def root_of(dataset: str) -> Path | None:
@@ -51,13 +51,13 @@ def root_of(dataset: str) -> Path | None:
 
 def with_gaps(root: Path, split: str | None = "train") -> tuple[list[Path], dict[str, Any]]:
     """Like `folder`, also of images without a label, whose label is -1; there need be no label at all. None: of both splits."""
-    parts = _parts(root)
-    tables = {part: _described(path, gaps=True) for part, path in parts.items()} or _divided(root, gaps=True)
+    parts = split_folders(root)
+    tables = {part: described(path, gaps=True) for part, path in parts.items()} or _divided(root, gaps=True)
     return _read(root, split, tables, classes_needed=0)
 
 
 def _read(root: Path, split: str | None, tables: Mapping[str, Table], classes_needed: int = 2) -> tuple[list[Path], dict[str, Any]]:
-    parts = _parts(root)
+    parts = split_folders(root)
     rows = pd.concat({part: table.rows for part, table in tables.items()})
     part = rows.index.get_level_values(0)
     classes = sorted(set(rows["label"][(part == "train") | (split is None)].dropna()))
@@ -95,7 +95,7 @@ def _divided(root: Path, gaps: bool = False) -> dict[str, Table]:
 
     Drawn are files, or the groups that a column `group` names; what has no label is not tested on.
     """
-    table = _described(root, gaps)
+    table = described(root, gaps)
     rows, words = table.rows, {word: part for part, some in _SPLITS.items() for word in some}
     if "split" in rows and {*(said := rows["split"].str.casefold().map(words))} == {*_SPLITS}:
         rows = rows.drop(columns="split")
@@ -138,7 +138,7 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(here, name) for name in shown(names))
 
 
-def _parts(root: Path) -> dict[str, Path]:
+def split_folders(root: Path) -> dict[str, Path]:
     """The folders to train and to test on, if there are such, in whatever case their names are written."""
     found: dict[str, Path] = {}
     for path in (path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")):
@@ -175,7 +175,7 @@ def _table_of(root: Path) -> Path | None:
     return there[0] if there else None
 
 
-def _described(root: Path, gaps: bool = False) -> Table:
+def described(root: Path, gaps: bool = False) -> Table:
     """What a folder says of its images; gaps: also of those without a label."""
     listed = _table_of(root)
     found = {path.relative_to(root).as_posix(): path for path in _walk(root)}
@@ -198,13 +198,13 @@ def _say(left_out: list[str], names: Collection[str], words: str) -> None:
 
 def _listed(path: Path, found: Collection[str], images: set[str], gaps: bool) -> Table:
     """The rows of a table whose files are there and that have a label, or need none."""
-    rows, lines, left_out, there = [], {}, [], _by_name(found)
+    rows, lines, left_out, there = [], {}, [], by_name(found)
     for line, row in spreadsheet.rows(path, ("file_name",) if gaps else ("file_name", "label")):
         name, label = row.get("file_name"), row.setdefault("label", None)
         if name is None:
             raise OSError(f"{path}, line {line}: no file_name")
         name = name.replace("\\", "/").removeprefix(f"{path.parent.as_posix()}/")
-        spelled = _spellings(Path(name).as_posix())
+        spelled = spellings(Path(name).as_posix())
         if ".." in Path(name).parts or Path(name).is_absolute() and there.get(spelled[-1]) is None:
             raise OSError(f"{path}, line {line}: {name} leads out of the folder")
         name = next((there[each] for each in spelled if there.get(each)), Path(name).as_posix())
@@ -228,20 +228,20 @@ def _listed(path: Path, found: Collection[str], images: set[str], gaps: bool) ->
     return Table(pd.DataFrame(rows, dtype=object), left_out)
 
 
-def _spellings(name: str) -> tuple[str, ...]:
+def spellings(name: str) -> tuple[str, ...]:
     """How a file may be called: with letters and accents in one; in another case; without its folder, or in one of another computer."""
     whole = unicodedata.normalize("NFC", name)
     last = re.sub("^([A-Za-z]:)?/(.*/)?", "", whole).casefold()
     return whole, f"?{whole.casefold()}", f"*/{last}"
 
 
-def _by_name(found: Collection[str]) -> dict[str, str | None]:
+def by_name(found: Collection[str]) -> dict[str, str | None]:
     """Spelling → file; None where two files are spelled so. macOS takes letters and accents apart, Windows knows no case."""
     there: dict[str, str | None] = {}
     for name in sorted(found):
-        for each in {*_spellings(name)[:2], _spellings(name.split("/")[-1])[2]}:
+        for each in {*spellings(name)[:2], spellings(name.split("/")[-1])[2]}:
             there[each] = None if each in there else name
-    return there | {_spellings(name)[0]: name for name in found}
+    return there | {spellings(name)[0]: name for name in found}
 
 
 def _hierarchy(names: Sequence[str]) -> dict[str, Any]:

@@ -92,9 +92,9 @@ def ask(images: data.Images, labelled: int, path: Path) -> str:
 
 def _answers(images: data.Images, path: Path) -> np.ndarray:
     """The labels in a file that `ask` wrote, int64 [N], -1 for a gap and for images that the file does not name."""
-    told, there = {}, own._by_name([*map(os.path.abspath, images.files or ())])
+    told, there = {}, own.by_name([*map(os.path.abspath, images.files or ())])
     for line, row in spreadsheet.rows(path, ("file_name", "label")):
-        spelled = own._spellings(os.path.abspath((row["file_name"] or "").replace("\\", "/")))
+        spelled = own.spellings(os.path.abspath((row["file_name"] or "").replace("\\", "/")))
         name = next((there[each] for each in spelled if there.get(each)), None)
         if name is None:
             raise ValueError(f"{path}, line {line}: {row['file_name']} is none of the images to train on")

@@ -78,7 +78,7 @@ def draw(images: data.Images, z: torch.Tensor, name: str, spec: str) -> Path:
 def named(dataset: str, images: data.Images, spec: str) -> tuple[torch.Tensor, list[str]]:
     """Clusters z [N] and the name of each: of a column of a folder's table, -1 for a gap, or as clusters.make reads them."""
     if root := own.root_of(dataset):
-        tables = {part: own._described(part, gaps=True).rows for part in own._parts(root).values() or [root]}
+        tables = {part: own.described(part, gaps=True).rows for part in own.split_folders(root).values() or [root]}
         rows = pd.concat([rows.set_axis([str(part / name) for name in rows["file_name"]]) for part, rows in tables.items()])
         if (column := spec.removeprefix("column:")) in rows:
             z, words = pd.factorize(rows[column].reindex(images.files), sort=True)
