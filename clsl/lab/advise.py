@@ -142,7 +142,7 @@ def shown(ranked: pd.DataFrame) -> pd.DataFrame:
     out = {"clusters Z": ranked["clusters"], "how many": ranked["num_clusters"].astype(str)}
     out |= {"companions": ranked["companions"].map("{:.1f}".format), "I(Z;T), bits": interval("i_zt", ".2f")}
     out |= {"H(Z|T), bits": interval("h_z_given_t", ".2f"), "method": ranked["method"].map(figures.NAMES).where(ranked["gain"].notna(), "–")}
-    return pd.DataFrame(out | {"batch": ranked["batch_size"].astype(str), "gain over SimCLR, points": interval("gain", "+.1f")})
+    return pd.DataFrame(out | {"batch": ranked["batch_size"].astype(str), "gain over SimCLR, points": interval("gain", "+z.1f")})
 
 
 def said(ranked: pd.DataFrame, minutes: float) -> str:
@@ -155,7 +155,7 @@ def said(ranked: pd.DataFrame, minutes: float) -> str:
             f"the clusters that agree best with the labels (NMI), {ranked['clusters'].iloc[0]}, come first."
         )
     best, time = ranked.iloc[0], "about a minute" if minutes < 1.5 else f"about {minutes:.0f} minutes"
-    gain = f"{best['gain']:+.1f} points (90 %: {best['gain_low']:+.1f} to {best['gain_high']:+.1f})"
+    gain = f"{best['gain']:+z.1f} points (90 %: {best['gain_low']:+z.1f} to {best['gain_high']:+z.1f})"
     what = f"{figures.NAMES[best['method']]} on {best['clusters']}"
     if best["gain"] <= 0:
         return f"Train with SimCLR, {time} here: with {what}, the best of the others, the law predicts {gain}."
@@ -250,4 +250,4 @@ def tried(row: pd.Series, best: Pretraining, simclr: Pretraining, minutes: float
     what = f"{a:.1f} % with {figures.NAMES[best.method]} on {best.clusters}, {b:.1f} % with SimCLR"
     use = f"python -m clsl embed {best.dataset} --encoder {plain} --out features.npy --suspects COLUMN"
     why = f"Encoders: {named}, and {plain}, which has seen no clusters and so finds wrong entries in them best: {use}"
-    return f"After {epochs} epochs each: {what}, {a - b:+.1f} points; {held}.\n{why}"
+    return f"After {epochs} epochs each: {what}, {a - b:+z.1f} points; {held}.\n{why}"

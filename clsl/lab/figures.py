@@ -193,14 +193,14 @@ def _means(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Every comparison made for a claim and its verdict, in words."""
-    interval = [f"{low:+.1f} to {high:+.1f}" if pd.notna(low) else "" for low, high in zip(rows["low"], rows["high"])]
+    interval = [f"{low:+z.1f} to {high:+z.1f}" if pd.notna(low) else "" for low, high in zip(rows["low"], rows["high"])]
     return pd.DataFrame(
         {
             "claim": rows["claim"],
             COMPARISON: rows["comparison"],
             "first, %": rows["mean_a"].map("{:.1f}".format),
             "second, %": rows["mean_b"].map("{:.1f}".format),
-            "difference": rows["difference"].map("{:+.1f}".format),
+            "difference": rows["difference"].map("{:+z.1f}".format),
             "95 % interval": interval,
             "seeds": rows["n"].astype(str),
             "verdict": rows["verdict"],

@@ -46,7 +46,7 @@ def verdict_lines(rows: pd.DataFrame) -> list[str]:
     for claim, mine in rows.groupby("claim"):
         least, most = mine["difference"].min(), mine["difference"].max()
         counts = claims.counted(mine)[claim]
-        lines.append(f"- {claim}: {claims.CLAIMS[claim]}: **{claims.answer(mine)}** ({counts}; {least:+.1f} to {most:+.1f} points)")
+        lines.append(f"- {claim}: {claims.CLAIMS[claim]}: **{claims.answer(mine)}** ({counts}; {least:+z.1f} to {most:+z.1f} points)")
     return lines
 
 
@@ -58,7 +58,7 @@ def beside_lines(rows: pd.DataFrame, reference: pd.DataFrame) -> list[str]:
         lines.append(f"{claim}: {claims.CLAIMS[claim]}")
         for row in mine.itertuples():
             known = figures.with_error(row.difference_reference, row.standard_error_reference, sign="+")
-            lines.append(f"    {row.comparison}: here {row.difference:+.1f} (reference {known}, {row.verdict_reference})")
+            lines.append(f"    {row.comparison}: here {row.difference:+z.1f} (reference {known}, {row.verdict_reference})")
     sure = both[both["verdict_reference"].isin(["holds", "contradicted"])]
     alike = (sure["difference"] * sure["difference_reference"] > 0).sum()
     lines.append(f"{alike} of {len(sure)} differences that the reference is sure of have its sign here.")
@@ -77,8 +77,8 @@ def finding(rows: pd.DataFrame) -> str:
     for (claim, words), said in rivals.items():
         d = rows.loc[(rows["claim"] == claim) & rows["comparison"].str.match(words), "difference"]
         if len(d):
-            span = f"mean of {len(d)} comparisons, {d.min():+.1f} to {d.max():+.1f}" if len(d) > 1 else "one comparison"
-            parts.append(f"{said.format(f'{d.mean():+.1f} points')} ({span})")
+            span = f"mean of {len(d)} comparisons, {d.min():+z.1f} to {d.max():+z.1f}" if len(d) > 1 else "one comparison"
+            parts.append(f"{said.format(f'{d.mean():+z.1f} points')} ({span})")
     answers = [f"{claim} {claims.answer(mine)}" for claim, mine in rows.groupby("claim")]
     untried = [claim for claim in claims.CLAIMS if claim not in set(rows["claim"])]
     rest = f" Not tried in these trainings: {', '.join(untried)}." if untried else ""

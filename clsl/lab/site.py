@@ -124,9 +124,9 @@ def _found(rows: pd.DataFrame) -> dict[str, str]:
     """The answer of a claim's comparisons, what was found, and how sure that is."""
     best, worst = (rows.loc[each] for each in (rows["difference"].idxmax(), rows["difference"].idxmin()))
     counts = claims.counted(rows).iloc[0]
-    span = f"{best['difference']:+.1f} points ({best['comparison']})"
+    span = f"{best['difference']:+z.1f} points ({best['comparison']})"
     if len(rows) > 1:
-        span = f"from {worst['difference']:+.1f} points ({worst['comparison']}) to {span}"
+        span = f"from {worst['difference']:+z.1f} points ({worst['comparison']}) to {span}"
     alone = (rows["n"] == 1).all()
     found = f"{_number(len(rows), 'comparison')}{'' if alone else f': {counts}'}. Differences {span}."
     if alone:
@@ -135,7 +135,7 @@ def _found(rows: pd.DataFrame) -> dict[str, str]:
     trainings = str(least) if least == most else f"{least} to {most}"
     reach = ((rows["high"] - rows["low"]) / 2).median()
     sure = f"{trainings} trainings on each side; the median 95 % interval is ±{reach:.1f} points."
-    brief = f"({counts}; {worst['difference']:+.1f} to {best['difference']:+.1f} points)"
+    brief = f"({counts}; {worst['difference']:+z.1f} to {best['difference']:+z.1f} points)"
     return {"answer": claims.answer(rows), "brief": brief, "found": found, "sure": f"{sure} Verdicts are corrected for {len(rows)} comparisons."}
 
 
@@ -145,9 +145,9 @@ def _forest(verdicts: pd.DataFrame) -> list[dict[str, Any]]:
     reach = math.floor(rows[["low", "high"]].abs().max(axis=None)) + 1
     for name in ("low", "high", "difference"):
         rows[f"{name}_at"] = 50 + 50 * rows[name] / reach
-    rows["numbers"] = rows["difference"].map("{:+.1f}".format)
+    rows["numbers"] = rows["difference"].map("{:+z.1f}".format)
     sure = verdicts["low"].notna()
-    rows.loc[sure, "numbers"] += [f" ({low:+.1f} to {high:+.1f})" for low, high in verdicts.loc[sure, ["low", "high"]].values]
+    rows.loc[sure, "numbers"] += [f" ({low:+z.1f} to {high:+z.1f})" for low, high in verdicts.loc[sure, ["low", "high"]].values]
     return [
         {"claim": claim, "claimed": _claimed(claim), "rows": mine.to_dict("records"), "reach": reach}
         for claim, mine in rows.groupby("claim")
