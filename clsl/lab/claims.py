@@ -89,7 +89,7 @@ def _setting(rows: pd.DataFrame, words: str) -> str:
 def judged(rows: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     """The rows of claims.csv: what `named` compares, with numbers from all results of a profile, intervals and verdicts.
 
-    The difference is of the means over seeds, as of independent samples (cautious, where a seed moves both sides alike). With three seeds a setting knows its own variance badly;
+    The difference is of the means over seeds, taken as independent samples. With three seeds a setting knows its own variance badly;
     all settings together know what variances are like, and each borrows from that (`moderated`). The variance of the difference is the
     sum of both sides', with the fewer degrees of freedom of the two. `low`, `high`: the 95 % interval; `p_holm`: that there is no
     difference, corrected for all comparisons of the claim; `p_same`: that it is at least `interest` points either way, corrected too

@@ -193,7 +193,6 @@ def _means(results: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
     """Every comparison made for a claim and its verdict, in words."""
-    interval = [f"{low:+z.1f} to {high:+z.1f}" if pd.notna(low) else "" for low, high in zip(rows["low"], rows["high"])]
     return pd.DataFrame(
         {
             "claim": rows["claim"],
@@ -201,7 +200,7 @@ def verdicts(rows: pd.DataFrame) -> pd.DataFrame:
             "first, %": rows["mean_a"].map("{:.1f}".format),
             "second, %": rows["mean_b"].map("{:.1f}".format),
             "difference": rows["difference"].map("{:+z.1f}".format),
-            "95 % interval": interval,
+            "95 % interval": [f"{low:+z.1f} to {high:+z.1f}" if pd.notna(low) else "" for low, high in rows[["low", "high"]].values],
             "seeds": rows["n"].astype(str),
             "verdict": rows["verdict"],
         }
